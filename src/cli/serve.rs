@@ -1,0 +1,185 @@
+//! Command line: the server's life from mount to unmount, and the signals that end it.
+//!
+//! SIGTERM and SIGINT unmount; a second one ends the server at once. SIGHUP does the same in the foreground, where it means that
+//! the terminal is gone, and nothing in the background. SIGPIPE is ignored since Rust's start-up.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use log::{debug, error, info, warn};
+use nix::sys::signal::{SigSet, Signal};
+
+use super::daemon::Reporter;
+use super::exit::{Exit, Failure};
+use super::mountinfo::{self, Mount};
+use super::umount::{UnmountError, Urgency, reason, unmount};
+use crate::fuse::Server;
+use crate::options::MountOptions;
+
+/// How long a fresh mount may take to answer. A loaded machine takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A file of every root group, with or without `noprefix`.
+const PROBE: &str = "notify_on_release";
+
+/// Serves until unmounted.
+pub fn in_foreground(dir: &Path, options: &MountOptions) -> Result<(), Failure> {
+    let hangup = if hangup_is_ignored() { Hangup::Ignored } else { Hangup::Unmounts };
+    let server = start(dir, options, hangup)?;
+    finish(server, dir)
+}
+
+/// Serves until unmounted; the starter hears of it when the mount answers.
+pub fn in_background(dir: &Path, options: &MountOptions, reporter: Reporter) -> Exit {
+    let server = match start(dir, options, Hangup::Ignored) {
+        Ok(server) => server,
+        Err(failure) => {
+            reporter.failed(&failure);
+            return failure.exit;
+        }
+    };
+    let outcome = reporter.ready().and_then(|()| finish(server, dir));
+    if let Err(failure) = outcome {
+        error!("{failure}");
+        return failure.exit;
+    }
+    Exit::Success
+}
+
+/// What SIGHUP does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hangup {
+    Unmounts,
+    Ignored,
+}
+
+/// Whether the program was started by nohup(1) or the like.
+fn hangup_is_ignored() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let bits = ignored.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    bits >> (Signal::SIGHUP as i32 - 1) & 1 == 1
+}
+
+/// Mounts and makes sure that the mount answers.
+fn start(dir: &Path, options: &MountOptions, hangup: Hangup) -> Result<Server, Failure> {
+    let failure = |message: String| Failure::new(Exit::Failure, message);
+    let shown = dir.display();
+    // Up to here a signal just ends the program. From here on there is something to undo, and threads that inherit the mask.
+    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+    signals.thread_block().map_err(|errno| Failure::system("blocking signals", errno.desc()))?;
+    let server = Server::mount(dir, options).map_err(|error| {
+        let error = error.to_string();
+        failure(format!("{shown}: mount failed: {}{}", error.trim(), advice(&error)))
+    })?;
+    let place = mountinfo::locate(dir).map_err(|error| failure(format!("{shown}: {}", reason(&error))))?;
+    let mount = place.mount.ok_or_else(|| failure(format!("{shown}: unmounted again at once")))?;
+    let stopper = Stopper { mount, hangup };
+    let probed = probe(dir.to_owned());
+    if probed.is_err() {
+        stopper.stop();
+    }
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || stopper.watch(&signals))
+        .map_err(|error| Failure::system("starting a thread", error))?;
+    probed?;
+    info!("mounted on {shown}");
+    Ok(server)
+}
+
+/// What can be done about a failure of mount(2) or fusermount3 that nobody could foresee.
+fn advice(error: &str) -> &'static str {
+    let known = [
+        ("could not determine username", "; fusermount3 wants an entry in /etc/passwd for this user id"),
+        ("ermission denied", "; is the directory the user's own?"),
+        ("not permitted", "; in a user namespace, a mount namespace of its own is needed: unshare -Urm"),
+    ];
+    known.into_iter().find(|(text, _)| error.contains(text)).map_or("", |(_, advice)| advice)
+}
+
+fn finish(server: Server, dir: &Path) -> Result<(), Failure> {
+    let shown = dir.display();
+    server.join().map_err(|error| Failure::system(&format!("{shown}: serving ended"), error))?;
+    info!("unmounted from {shown}");
+    Ok(())
+}
+
+/// Reads a file through the mount, in a thread of its own: if the server is stuck, so is the reader.
+fn probe(dir: PathBuf) -> Result<(), Failure> {
+    let (sender, receiver) = mpsc::channel();
+    let shown = dir.display().to_string();
+    let reader = thread::Builder::new().name("probe".to_owned()).spawn(move || sender.send(answer(&dir)));
+    reader.map_err(|error| Failure::system("starting a thread", error))?;
+    let what = match receiver.recv_timeout(PATIENCE) {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => reason(&error),
+        Err(RecvTimeoutError::Timeout) => format!("no answer within {} s", PATIENCE.as_secs()),
+        Err(RecvTimeoutError::Disconnected) => "the reading thread died".to_owned(),
+    };
+    Err(Failure::new(Exit::Failure, format!("{shown}: mounted, but reading from it fails: {what}")))
+}
+
+fn answer(dir: &Path) -> io::Result<()> {
+    fs::metadata(dir)?;
+    match fs::read(dir.join(PROBE)) {
+        // The options may give the root group to somebody else; the server has answered.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        outcome => outcome.map(drop),
+    }
+}
+
+/// Ends the mount on a signal.
+struct Stopper {
+    mount: Mount,
+    hangup: Hangup,
+}
+
+impl Stopper {
+    fn watch(self, signals: &SigSet) {
+        let mut stopping = false;
+        loop {
+            let Ok(signal) = signals.wait() else { continue };
+            if signal == Signal::SIGHUP && self.hangup == Hangup::Ignored {
+                debug!("SIGHUP ignored");
+                continue;
+            }
+            if stopping {
+                warn!("{signal} again: ending without waiting for users of the mount");
+                std::process::exit(Exit::Interrupted.code().into());
+            }
+            info!("{signal}: unmounting {}", self.mount.point.display());
+            self.stop();
+            stopping = true;
+        }
+    }
+
+    /// Unmounts, wherever the mount has been moved to; the session then ends by itself, when the last user of the mount is gone.
+    fn stop(&self) {
+        let mounts = mountinfo::list().unwrap_or_default();
+        let Some(now) = mounts.into_iter().find(|mount| mount.id == self.mount.id) else {
+            return info!("{}: unmounted already", self.mount.point.display());
+        };
+        let path = now.point.as_path();
+        let shown = path.display();
+        let top = mountinfo::locate(path).ok().and_then(|place| place.mount);
+        if top.is_none_or(|top| top.id != self.mount.id) {
+            error!("{shown}: covered by another mount; ending, ours stays there dead");
+            std::process::exit(Exit::Failure.code().into());
+        }
+        let outcome = match unmount(path, Urgency::Wait) {
+            Err(UnmountError::Busy) => {
+                warn!("{shown} is in use: detached; the server ends with its last user");
+                unmount(path, Urgency::Lazy)
+            }
+            outcome => outcome,
+        };
+        if let Err(error) = outcome {
+            error!("{shown}: cannot be unmounted, ending: {error}");
+            std::process::exit(Exit::Failure.code().into());
+        }
+    }
+}

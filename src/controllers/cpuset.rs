@@ -1,0 +1,489 @@
+//! Controller layer: cpuset (kernel/cgroup/cpuset.c, cpuset-v1.c). A group's tasks run on its CPUs.
+//!
+//! A thread's affinity is C, its group's CPUs, or what it has asked for itself as far as that is within C (the
+//! kernel's `user_cpus_ptr`, here `user`). The kernel does not tell what a thread has asked for, but a thread
+//! whose affinity is not the one it was given here has asked for the one it has.
+
+use super::{CftFlags, Cftype, Show, Store, Subsys, TaskState};
+use crate::bitmap::{Bitmap, strip};
+use crate::cgroup::{CgroupId, Change, Locked, ROOT, Tree, Writer};
+use crate::error::{Error, Result};
+use crate::sys::{Errno, Machine, Tid};
+use bitflags::bitflags;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// CAP_SYS_NICE, as a bit of a capability set.
+const CAP_SYS_NICE: u64 = 1 << 23;
+
+/// Fewer tasks than this are not worth a thread of their own.
+const CHUNK: usize = 128;
+
+bitflags! {
+    /// The flags of a cpuset (`cpuset_flagbits_t`).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct CsFlags: u8 {
+        /// No sibling may have a CPU in common.
+        const CPU_EXCLUSIVE = 1 << 0;
+        /// No sibling may have a node in common.
+        const MEM_EXCLUSIVE = 1 << 1;
+        /// Remembered, without effect in user space.
+        const MEM_HARDWALL = 1 << 2;
+        /// Pages follow a change of nodes.
+        const MEMORY_MIGRATE = 1 << 3;
+        /// Remembered, without effect in user space.
+        const SPREAD_PAGE = 1 << 4;
+        /// Remembered, without effect in user space.
+        const SPREAD_SLAB = 1 << 5;
+        /// Remembered, without effect in user space.
+        const SCHED_LOAD_BALANCE = 1 << 6;
+        /// Of the root only; remembered, without effect in user space.
+        const PRESSURE_ENABLED = 1 << 7;
+    }
+}
+
+/// A group's cpuset (struct cpuset). In v1 the effective CPUs and nodes are the configured ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Css {
+    /// `cpuset.cpus`.
+    pub cpus: Bitmap,
+    /// `cpuset.mems`.
+    pub mems: Bitmap,
+    /// The flags.
+    pub flags: CsFlags,
+    /// `cpuset.sched_relax_domain_level`.
+    pub relax_domain_level: i64,
+}
+
+impl Default for Css {
+    fn default() -> Self {
+        Self { cpus: Bitmap::new(), mems: Bitmap::new(), flags: CsFlags::SCHED_LOAD_BALANCE, relax_domain_level: -1 }
+    }
+}
+
+impl Css {
+    /// The root's: all that the machine lets the server use.
+    pub fn root(machine: &dyn Machine) -> Self {
+        let flags = CsFlags::CPU_EXCLUSIVE | CsFlags::MEM_EXCLUSIVE | CsFlags::SCHED_LOAD_BALANCE;
+        Self { cpus: machine.allowed_cpus(), mems: machine.allowed_mems(), flags, ..Self::default() }
+    }
+
+    /// `is_cpuset_subset`.
+    fn is_subset(&self, other: &Self) -> bool {
+        let exclusive = CsFlags::CPU_EXCLUSIVE | CsFlags::MEM_EXCLUSIVE;
+        self.cpus.is_subset(&other.cpus) && self.mems.is_subset(&other.mems) && other.flags.contains(self.flags & exclusive)
+    }
+
+    /// Whether two siblings have in common what one of them wants for itself.
+    fn conflicts(&self, other: &Self) -> bool {
+        let either = self.flags | other.flags;
+        either.contains(CsFlags::CPU_EXCLUSIVE) && self.cpus.intersects(&other.cpus)
+            || either.contains(CsFlags::MEM_EXCLUSIVE) && self.mems.intersects(&other.mems)
+    }
+
+    fn can_run_tasks(&self) -> bool {
+        !self.cpus.is_empty() && !self.mems.is_empty()
+    }
+}
+
+/// What is known of a member's affinity.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TaskCpus {
+    /// What the thread has asked for itself (`user_cpus_ptr`), if that is not simply everything.
+    user: Option<Bitmap>,
+    /// What it was given last.
+    applied: Bitmap,
+    /// What it had before that: a child that was being born meanwhile still has it.
+    previous: Option<Bitmap>,
+}
+
+impl TaskCpus {
+    /// A thread that comes from the root group: it may have asked for what it has.
+    fn entering(current: &Bitmap, root: &Bitmap) -> Self {
+        Self { user: (current != root).then(|| current.clone()), applied: current.clone(), previous: None }
+    }
+
+    /// Takes note of what a thread in a group with `cpus` has asked for, which shows in its affinity.
+    fn observe(&mut self, machine: &dyn Machine, current: &Bitmap, cpus: &Bitmap, root: &Bitmap) {
+        if *current == self.applied {
+            return;
+        }
+        // CPUs that are offline do not show; if all are, the kernel has given the thread others.
+        let visible = self.applied.and(&machine.online_cpus());
+        // The kernel would have refused what has nothing in common with the cpuset.
+        if *current != visible && !visible.is_empty() && current.intersects(cpus) {
+            self.user = (!root.is_subset(current)).then(|| current.clone());
+        }
+    }
+
+    /// The affinity in a group with `cpus` (`__set_cpus_allowed_ptr_locked` with `user_cpus_ptr`).
+    fn within(&self, cpus: &Bitmap) -> Bitmap {
+        let wish = self.user.as_ref().map(|user| user.and(cpus));
+        wish.filter(|wish| !wish.is_empty()).unwrap_or_else(|| cpus.clone())
+    }
+
+    /// The affinity in the root group: what the thread had before, or has asked for since.
+    fn released(&self, root: &Bitmap) -> Bitmap {
+        self.user.clone().unwrap_or_else(|| root.clone())
+    }
+
+    fn set(&mut self, machine: &dyn Machine, tid: Tid, current: &Bitmap, wanted: Bitmap) -> std::result::Result<bool, Errno> {
+        let changes = wanted != *current;
+        if changes {
+            machine.set_affinity(tid, &wanted)?;
+        }
+        if wanted != self.applied {
+            self.previous = Some(std::mem::replace(&mut self.applied, wanted));
+        }
+        Ok(changes)
+    }
+}
+
+/// The controller.
+pub static SUBSYS: Subsys =
+    Subsys { name: "cpuset", files: FILES, css_online, can_attach, prepare_attach, cancel_attach, attach, fork, hotplug };
+
+const fn flag_file(name: &'static str, show: fn(&Tree, CgroupId) -> i64, store: fn(&Locked<'_>, CgroupId, u64) -> Result<()>) -> Cftype {
+    Cftype::new(name, Show::Number(show), Store::U64(store))
+}
+
+/// A row for a flag: its name and its bit.
+macro_rules! flag {
+    ($name:literal, $flag:ident) => {
+        flag_file(
+            $name,
+            |tree, id| tree.get(id).map_or(0, |group| group.css.cpuset.flags.contains(CsFlags::$flag).into()),
+            // The kernel passes the number on as an int: only its low 32 bits count.
+            |locked, id, value| update_flag(locked, id, CsFlags::$flag, value as u32 != 0),
+        )
+    };
+}
+
+static FILES: &[Cftype] = &[
+    Cftype::new("cpus", Show::Text(|tree, id| show(tree, id, |css| &css.cpus)), Store::Text(write_cpus))
+        .max(|machine| 100 + 6 * machine.config_nr_cpus()),
+    Cftype::new("mems", Show::Text(|tree, id| show(tree, id, |css| &css.mems)), Store::Text(write_mems))
+        .max(|machine| 100 + 6 * machine.nr_node_ids()),
+    Cftype::new("effective_cpus", Show::Text(|tree, id| show(tree, id, |css| &css.cpus)), Store::None),
+    Cftype::new("effective_mems", Show::Text(|tree, id| show(tree, id, |css| &css.mems)), Store::None),
+    flag!("cpu_exclusive", CPU_EXCLUSIVE),
+    flag!("mem_exclusive", MEM_EXCLUSIVE),
+    flag!("mem_hardwall", MEM_HARDWALL),
+    flag!("sched_load_balance", SCHED_LOAD_BALANCE),
+    Cftype::new(
+        "sched_relax_domain_level",
+        Show::Number(|tree, id| tree.get(id).map_or(-1, |group| group.css.cpuset.relax_domain_level)),
+        Store::S64(write_relax_domain_level),
+    ),
+    flag!("memory_migrate", MEMORY_MIGRATE),
+    Cftype::new("memory_pressure", Show::Number(|_, _| 0), Store::None),
+    flag!("memory_spread_page", SPREAD_PAGE),
+    flag!("memory_spread_slab", SPREAD_SLAB),
+    flag!("memory_pressure_enabled", PRESSURE_ENABLED).on(CftFlags::ONLY_ON_ROOT),
+];
+
+fn css(tree: &Tree, id: CgroupId) -> Result<&Css> {
+    Ok(&tree.get(id)?.css.cpuset)
+}
+
+fn show(tree: &Tree, id: CgroupId, set: impl Fn(&Css) -> &Bitmap) -> Vec<u8> {
+    css(tree, id).map_or_else(|_| Vec::new(), |css| format!("{}\n", set(css)).into_bytes())
+}
+
+/// Replaces a group's configuration.
+fn commit(locked: &Locked<'_>, id: CgroupId, css: Css) -> Result<()> {
+    locked.change(|tree| tree.get_mut(id).map(|group| group.css.cpuset = css))
+}
+
+/// Whether a group may have this configuration (`validate_change`).
+fn validate(locked: &Locked<'_>, id: CgroupId, trial: &Css) -> Result<()> {
+    let tree = locked.tree();
+    let old = css(&tree, id)?;
+    if !tree.children(id).all(|(_, child)| child.css.cpuset.is_subset(trial)) {
+        return Err(Error::Busy);
+    }
+    if id == ROOT {
+        return Ok(());
+    }
+    if !trial.is_subset(css(&tree, tree.get(id)?.parent)?) {
+        return Err(Error::Access);
+    }
+    if tree.siblings(id).any(|(_, sibling)| trial.conflicts(&sibling.css.cpuset)) {
+        return Err(Error::Invalid);
+    }
+    let emptied = !old.cpus.is_empty() && trial.cpus.is_empty() || !old.mems.is_empty() && trial.mems.is_empty();
+    drop(tree);
+    if emptied && locked.is_populated(id) { Err(Error::NoSpace) } else { Ok(()) }
+}
+
+/// `update_cpumask`.
+fn write_cpus(locked: &Locked<'_>, _: &Writer<'_>, id: CgroupId, text: &[u8]) -> Result<()> {
+    if id == ROOT {
+        return Err(Error::Access);
+    }
+    let cpus = Bitmap::parse_list(strip(text), locked.machine().nr_cpu_ids())?;
+    let (root, old) = (css(&locked.tree(), ROOT)?.cpus.clone(), css(&locked.tree(), id)?.clone());
+    if !cpus.is_subset(&root) {
+        return Err(Error::Invalid);
+    }
+    if cpus == old.cpus {
+        return Ok(());
+    }
+    let trial = Css { cpus, ..old.clone() };
+    validate(locked, id, &trial)?;
+    update_cpus(locked, id, &old, trial)
+}
+
+/// Gives all tasks of a group the CPUs of its new configuration, and the group the configuration.
+fn update_cpus(locked: &Locked<'_>, id: CgroupId, old: &Css, new: Css) -> Result<()> {
+    let root = css(&locked.tree(), ROOT)?.cpus.clone();
+    let cpus = new.cpus.clone();
+    let machine = locked.machine();
+    let apply = |changes: &mut [Change]| {
+        let applied = for_each_task(machine, changes, |change, current| {
+            let state = &mut change.task.state.cpuset;
+            state.observe(machine, current, &old.cpus, &root);
+            let wanted = state.within(&cpus);
+            state.set(machine, change.task.tid, current, wanted)
+        });
+        applied.map_err(|errno| {
+            cancel_attach(machine, changes);
+            Error::from(errno)
+        })
+    };
+    locked.update_tasks(id, apply, || commit(locked, id, new).unwrap_or_default())
+}
+
+/// `update_nodemask`.
+fn write_mems(locked: &Locked<'_>, _: &Writer<'_>, id: CgroupId, text: &[u8]) -> Result<()> {
+    if id == ROOT {
+        return Err(Error::Access);
+    }
+    let mems = Bitmap::parse_list(strip(text), locked.machine().nr_node_ids())?;
+    let (root, old) = (css(&locked.tree(), ROOT)?.mems.clone(), css(&locked.tree(), id)?.clone());
+    if !mems.is_subset(&root) {
+        return Err(Error::Invalid);
+    }
+    if mems == old.mems {
+        return Ok(());
+    }
+    let trial = Css { mems: mems.clone(), ..old.clone() };
+    validate(locked, id, &trial)?;
+    let migrate = trial.flags.contains(CsFlags::MEMORY_MIGRATE);
+    let apply = |changes: &mut [Change]| {
+        let leaders = changes.iter().filter(|change| migrate && change.task.tid == change.task.tgid);
+        leaders.for_each(|change| migrate_pages(locked.machine(), change.task.tgid, &old.mems, &mems));
+        Ok(())
+    };
+    locked.update_tasks(id, apply, || commit(locked, id, trial).unwrap_or_default())
+}
+
+/// `cpuset_migrate_mm`: the kernel does it behind the writer's back, and tells nobody when it fails.
+fn migrate_pages(machine: &dyn Machine, tgid: Tid, from: &Bitmap, to: &Bitmap) {
+    if from != to
+        && !from.is_empty()
+        && !to.is_empty()
+        && let Err(errno) = machine.migrate_pages(tgid, from, to)
+    {
+        log::info!("pages of process {tgid} stay on nodes {from}: {errno}");
+    }
+}
+
+/// `cpuset_update_flag`.
+fn update_flag(locked: &Locked<'_>, id: CgroupId, flag: CsFlags, on: bool) -> Result<()> {
+    let mut trial = css(&locked.tree(), id)?.clone();
+    trial.flags.set(flag, on);
+    validate(locked, id, &trial)?;
+    commit(locked, id, trial)
+}
+
+/// `update_relax_domain_level`.
+fn write_relax_domain_level(locked: &Locked<'_>, id: CgroupId, level: i64) -> Result<()> {
+    if !(-1..=locked.machine().relax_domain_level_max() + 1).contains(&level) {
+        return Err(Error::Invalid);
+    }
+    let trial = Css { relax_domain_level: level, ..css(&locked.tree(), id)?.clone() };
+    commit(locked, id, trial)
+}
+
+/// `cpuset_css_online`.
+fn css_online(tree: &mut Tree, id: CgroupId) {
+    let Ok(group) = tree.get(id) else { return };
+    let Ok(parent) = css(tree, group.parent) else { return };
+    let inherited = parent.flags & (CsFlags::SPREAD_PAGE | CsFlags::SPREAD_SLAB);
+    let exclusive = CsFlags::CPU_EXCLUSIVE | CsFlags::MEM_EXCLUSIVE;
+    let clone = group.clone_children && !tree.siblings(id).any(|(_, sibling)| sibling.css.cpuset.flags.intersects(exclusive));
+    let (cpus, mems) = if clone { (parent.cpus.clone(), parent.mems.clone()) } else { Default::default() };
+    let css = Css { cpus, mems, flags: inherited | CsFlags::SCHED_LOAD_BALANCE, ..Css::default() };
+    if let Ok(group) = tree.get_mut(id) {
+        group.css.cpuset = css;
+    }
+}
+
+/// `cpuset_can_attach`: the cpuset can run tasks, and the writer may set the scheduling of these (`cap_task_setscheduler`).
+fn can_attach(locked: &Locked<'_>, writer: &Writer<'_>, to: CgroupId, changes: &[Change]) -> Result<()> {
+    if !css(&locked.tree(), to)?.can_run_tasks() {
+        return Err(Error::NoSpace);
+    }
+    let Ok(caller) = (writer.caller)() else { return Ok(()) };
+    if caller.creds.cap_effective & CAP_SYS_NICE != 0 {
+        return Ok(());
+    }
+    let mut checked = None;
+    for tgid in changes.iter().map(|change| change.task.tgid) {
+        if checked.replace(tgid) != Some(tgid)
+            && locked.machine().creds(tgid).is_ok_and(|creds| creds.cap_permitted & !caller.creds.cap_permitted != 0)
+        {
+            return Err(Error::Perm);
+        }
+    }
+    Ok(())
+}
+
+fn prepare_attach(locked: &Locked<'_>, to: CgroupId, changes: &mut [Change]) -> Result<()> {
+    let machine = locked.machine();
+    let tree = locked.tree();
+    let root = css(&tree, ROOT)?.cpus.clone();
+    let cpus = css(&tree, to)?.cpus.clone();
+    // Threads of one process may come from several groups; mostly it is one.
+    let mut sources: Vec<(CgroupId, Bitmap)> = Vec::new();
+    for change in &*changes {
+        if !sources.iter().any(|(id, _)| *id == change.from) {
+            sources.push((change.from, css(&tree, change.from).map(|css| css.cpus.clone()).unwrap_or_default()));
+        }
+    }
+    drop(tree);
+    let moved = for_each_task(machine, changes, |change, current| {
+        let state = &mut change.task.state.cpuset;
+        if change.from == ROOT {
+            *state = TaskCpus::entering(current, &root);
+        } else if let Some((_, from)) = sources.iter().find(|(id, _)| *id == change.from) {
+            state.observe(machine, current, from, &root);
+        }
+        let wanted = if to == ROOT { state.released(&root) } else { state.within(&cpus) };
+        state.set(machine, change.task.tid, current, wanted)
+    });
+    Ok(moved?)
+}
+
+fn cancel_attach(machine: &dyn Machine, changes: &mut [Change]) {
+    for change in changes {
+        if let Some(mask) = change.undo.take() {
+            match machine.set_affinity(change.task.tid, &mask) {
+                Ok(()) | Err(Errno::ESRCH) => change.task.state.cpuset.applied = mask,
+                Err(errno) => log::warn!("task {} does not get its CPUs {mask} back: {errno}", change.task.tid),
+            }
+        }
+    }
+}
+
+/// `cpuset_attach`: memory follows the main thread.
+fn attach(locked: &Locked<'_>, to: CgroupId, changes: &[Change]) {
+    let tree = locked.tree();
+    let Ok(new) = css(&tree, to) else { return };
+    if !new.flags.contains(CsFlags::MEMORY_MIGRATE) {
+        return;
+    }
+    for change in changes.iter().filter(|change| change.task.tid == change.task.tgid) {
+        if let Ok(old) = css(&tree, change.from) {
+            migrate_pages(locked.machine(), change.task.tgid, &old.mems, &new.mems);
+        }
+    }
+}
+
+/// `cpuset_fork`: a child has its creator's wish, and the CPUs of the group.
+fn fork(machine: &dyn Machine, tree: &Tree, id: CgroupId, child: Tid, parent: &TaskState, state: &mut TaskState) {
+    let parent = &parent.cpuset;
+    state.cpuset = TaskCpus { user: parent.user.clone(), applied: parent.applied.clone(), previous: None };
+    let (Ok(current), Ok(css), Ok(root)) = (machine.affinity(child), css(tree, id), css(tree, ROOT)) else { return };
+    // Born while its creator was being moved, it has what its creator had before.
+    if parent.previous.as_ref() != Some(&current) {
+        state.cpuset.observe(machine, &current, &css.cpus, &root.cpus);
+    }
+    let wanted = state.cpuset.within(&css.cpus);
+    if let Err(errno) = state.cpuset.set(machine, child, &current, wanted) {
+        log::info!("child {child} keeps CPUs {current}: {errno}");
+    }
+}
+
+/// `cpuset_hotplug_workfn` with v1's rules: what is lost is lost for good, and tasks of a group that has nothing left go up.
+fn hotplug(locked: &Locked<'_>) {
+    let machine = locked.machine();
+    let ids = locked.tree().ids();
+    for id in ids {
+        let (old, new) = {
+            let tree = locked.tree();
+            let Ok(old) = css(&tree, id).cloned() else { continue };
+            let (cpus, mems) = match tree.get(id).map(|group| css(&tree, group.parent)) {
+                _ if id == ROOT => (machine.allowed_cpus(), machine.allowed_mems()),
+                Ok(Ok(parent)) => (old.cpus.and(&parent.cpus), old.mems.and(&parent.mems)),
+                _ => continue,
+            };
+            let new = Css { cpus, mems, ..old.clone() };
+            (old, new)
+        };
+        if new == old {
+            continue;
+        }
+        log::info!("hotplug: group {} has CPUs {}, nodes {}", String::from_utf8_lossy(&locked.tree().path(id)), new.cpus, new.mems);
+        let runs = new.can_run_tasks();
+        // The tasks of the root are not touched, and those of an emptied group get their CPUs where they go.
+        let updated = if id == ROOT || new.cpus.is_empty() || new.cpus == old.cpus {
+            commit(locked, id, new)
+        } else {
+            update_cpus(locked, id, &old, new.clone()).or_else(|_| commit(locked, id, new))
+        };
+        if updated.is_ok() && !runs && id != ROOT {
+            let to = nearest_runnable(&locked.tree(), id);
+            locked.transfer_tasks(id, to);
+        }
+    }
+}
+
+/// The nearest ancestor that has CPUs and nodes (`remove_tasks_in_empty_cpuset`).
+fn nearest_runnable(tree: &Tree, id: CgroupId) -> CgroupId {
+    let mut current = id;
+    while let Ok(group) = tree.get(current) {
+        current = group.parent;
+        if current == ROOT || css(tree, current).is_ok_and(Css::can_run_tasks) {
+            return current;
+        }
+    }
+    ROOT
+}
+
+/// Lets `f` change each task by its current affinity, with several threads if there are many; the first error
+/// ends it. `f` tells whether it has changed the affinity, which is remembered for undoing it. A task that has
+/// exited is marked, and no error.
+fn for_each_task<F>(machine: &dyn Machine, changes: &mut [Change], f: F) -> std::result::Result<(), Errno>
+where
+    F: Fn(&mut Change, &Bitmap) -> std::result::Result<bool, Errno> + Sync,
+{
+    let failed = AtomicBool::new(false);
+    let each = |changes: &mut [Change]| {
+        for change in changes {
+            if failed.load(Ordering::Relaxed) {
+                break;
+            }
+            let outcome = machine.affinity(change.task.tid).and_then(|current| Ok((f(change, &current)?, current)));
+            match outcome {
+                Ok((true, current)) => change.undo = Some(current),
+                Ok((false, _)) => {}
+                Err(Errno::ESRCH) => change.gone = true,
+                Err(errno) => {
+                    failed.store(true, Ordering::Relaxed);
+                    return Err(errno);
+                }
+            }
+        }
+        Ok(())
+    };
+    let workers = if changes.len() < 2 * CHUNK { 1 } else { machine.parallelism().min(changes.len() / CHUNK) };
+    if workers == 1 {
+        return each(changes);
+    }
+    let chunk = changes.len().div_ceil(workers);
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = changes.chunks_mut(chunk).map(|part| scope.spawn(|| each(part))).collect();
+        handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Errno::EIO))).fold(Ok(()), std::result::Result::and)
+    })
+}

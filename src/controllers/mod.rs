@@ -1,0 +1,145 @@
+//! Controller layer: the table of controllers and what a row of it, and a control file, consists of.
+//!
+//! A controller is one file here and one line in [`SUBSYS`], [`Css`] and [`TaskState`].
+
+pub mod cpuset;
+
+use crate::cgroup::{CgroupId, Change, Locked, Tree, Writer};
+use crate::error::Result;
+use crate::sys::{Machine, Tid};
+use bitflags::bitflags;
+
+/// Every controller, in the order in which their files are listed.
+pub static SUBSYS: &[&Subsys] = &[&cpuset::SUBSYS];
+
+/// The controllers' names, as mount options give them.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    SUBSYS.iter().map(|ss| ss.name)
+}
+
+/// The controllers' state of one group (struct cgroup_subsys_state).
+#[derive(Clone, Debug, Default)]
+pub struct Css {
+    /// The cpuset controller's.
+    pub cpuset: cpuset::Css,
+}
+
+/// The controllers' state of one task that is in a group.
+#[derive(Clone, Debug, Default)]
+pub struct TaskState {
+    /// The cpuset controller's.
+    pub cpuset: cpuset::TaskCpus,
+}
+
+/// A controller (struct cgroup_subsys). Hooks carry the kernel's names; one that is not needed is a function that does nothing.
+pub struct Subsys {
+    /// The mount option and the prefix of the files.
+    pub name: &'static str,
+    /// The control files.
+    pub files: &'static [Cftype],
+    /// A new group starts with this state; the group is in the tree already.
+    pub css_online: fn(&mut Tree, CgroupId),
+    /// May these tasks move to that group? Changes nothing.
+    pub can_attach: fn(&Locked<'_>, &Writer<'_>, CgroupId, &[Change]) -> Result<()>,
+    /// Makes the move take effect. If it fails, what it did is undone by `cancel_attach`.
+    pub prepare_attach: fn(&Locked<'_>, CgroupId, &mut [Change]) -> Result<()>,
+    /// Undoes what `prepare_attach` did, on success and on failure of it.
+    pub cancel_attach: fn(&dyn Machine, &mut [Change]),
+    /// The move is done; what is left cannot fail.
+    pub attach: fn(&Locked<'_>, CgroupId, &[Change]),
+    /// A child has been found: gives it its state by its creator's.
+    pub fork: fn(&dyn Machine, &Tree, CgroupId, Tid, &TaskState, &mut TaskState),
+    /// CPUs or nodes have come or gone.
+    pub hotplug: fn(&Locked<'_>),
+}
+
+bitflags! {
+    /// Where a control file is, and how it is called (enum cftype flags).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct CftFlags: u8 {
+        /// CFTYPE_ONLY_ON_ROOT.
+        const ONLY_ON_ROOT = 1 << 0;
+        /// CFTYPE_NOT_ON_ROOT.
+        const NOT_ON_ROOT = 1 << 1;
+    }
+}
+
+/// Which ids a membership file shows and takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ids {
+    /// `tasks`: threads.
+    Threads,
+    /// `cgroup.procs`: processes.
+    Processes,
+}
+
+/// How a control file is read.
+#[derive(Clone, Copy)]
+pub enum Show {
+    /// A number and a newline (`read_u64`, `read_s64`).
+    Number(fn(&Tree, CgroupId) -> i64),
+    /// Text, given with its newline (`seq_show`).
+    Text(fn(&Tree, CgroupId) -> Vec<u8>),
+    /// The members, one id a line.
+    Members(Ids),
+}
+
+/// How a control file is written.
+#[derive(Clone, Copy)]
+pub enum Store {
+    /// Not at all: EINVAL.
+    None,
+    /// An unsigned number (`write_u64`).
+    U64(fn(&Locked<'_>, CgroupId, u64) -> Result<()>),
+    /// A signed number (`write_s64`).
+    S64(fn(&Locked<'_>, CgroupId, i64) -> Result<()>),
+    /// Text without the white space around it (`write`).
+    Text(fn(&Locked<'_>, &Writer<'_>, CgroupId, &[u8]) -> Result<()>),
+    /// A task to move here.
+    Attach(Ids),
+}
+
+/// A control file (struct cftype): it exists if and only if it is a row of a table.
+pub struct Cftype {
+    /// The name behind the controller's prefix.
+    pub name: &'static str,
+    /// Where it is.
+    pub flags: CftFlags,
+    /// How it is read.
+    pub show: Show,
+    /// How it is written; decides the mode.
+    pub store: Store,
+    /// The longest write in bytes (`max_write_len`), one page unless the table says otherwise.
+    pub max_write: fn(&dyn Machine) -> usize,
+}
+
+impl Cftype {
+    /// A row for a file that is in every group and takes up to a page.
+    pub const fn new(name: &'static str, show: Show, store: Store) -> Self {
+        Self { name, flags: CftFlags::empty(), show, store, max_write: |_| 4096 }
+    }
+
+    /// The row with these flags.
+    #[must_use]
+    pub const fn on(mut self, flags: CftFlags) -> Self {
+        self.flags = flags;
+        self
+    }
+
+    /// The row with this limit.
+    #[must_use]
+    pub const fn max(mut self, max_write: fn(&dyn Machine) -> usize) -> Self {
+        self.max_write = max_write;
+        self
+    }
+
+    /// The permissions of a new file (`cgroup_file_mode`).
+    pub fn mode(&self) -> u16 {
+        if matches!(self.store, Store::None) { 0o444 } else { 0o644 }
+    }
+
+    /// Whether a group has the file.
+    pub fn is_in(&self, root: bool) -> bool {
+        !self.flags.contains(if root { CftFlags::NOT_ON_ROOT } else { CftFlags::ONLY_ON_ROOT })
+    }
+}

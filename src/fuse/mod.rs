@@ -1,0 +1,525 @@
+//! FUSE layer: the only module that names fuser. Decode, call, reply.
+
+mod housekeeper;
+mod mount;
+
+pub use mount::MountError;
+
+use crate::cgroup::Hierarchy;
+use crate::controllers::SUBSYS;
+use crate::error::{Error, Result};
+use crate::options::MountOptions;
+use crate::sys::Machine;
+use crate::sys::linux::Linux;
+use crate::tracker::Scan;
+use crate::vfs::{Client, RootAttr, SetAttr, Stat, Vfs, XattrMode};
+use fuser::{
+    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow,
+    WriteFlags,
+};
+use housekeeper::Housekeeper;
+use nix::unistd::{getegid, geteuid};
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
+
+/// All changes come through us, so what the kernel has been told stays true.
+const TTL: Duration = Duration::from_secs(86_400);
+
+/// The largest request: writes past a file's limit are refused, not cut.
+const MAX_WRITE: u32 = 1 << 20;
+
+/// Work that may take long and would keep other requests waiting.
+type Job = Box<dyn FnOnce(&Vfs) + Send>;
+
+/// A mounted hierarchy and the threads that serve it.
+#[derive(Debug)]
+pub struct Server {
+    session: JoinHandle<io::Result<()>>,
+    dir: PathBuf,
+}
+
+/// Unmounts a [`Server`]'s file system.
+#[derive(Clone, Debug)]
+pub struct Unmounter {
+    dir: PathBuf,
+}
+
+impl Server {
+    /// Mounts a new hierarchy on `dir`: mount(2) or fusermount3, FUSE handshake done, threads running. Does not detach.
+    ///
+    /// # Errors
+    /// What kept it from being mounted, and what to do about it.
+    pub fn mount(dir: &Path, options: &MountOptions) -> std::result::Result<Self, MountError> {
+        let machine = Arc::new(Linux::new().map_err(MountError::Proc)?);
+        let vfs = Arc::new(new_vfs(machine, options));
+        let dir = dir.canonicalize().map_err(|error| MountError::Dir(dir.to_owned(), error))?;
+        let fd = mount::mount(&dir, options)?;
+        let unmounter = Unmounter { dir: dir.clone() };
+        let serve = || -> io::Result<JoinHandle<io::Result<()>>> {
+            let face = Face::new(vfs)?;
+            let session = Session::from_fd(face, fd, SessionACL::All, fuser::Config::default())?;
+            thread::Builder::new().name("fuse".into()).spawn(move || session.run())
+        };
+        match serve() {
+            Ok(session) => Ok(Self { session, dir }),
+            Err(error) => {
+                if let Err(error) = unmounter.unmount() {
+                    log::warn!("{}: not unmounted: {error}", unmounter.dir.display());
+                }
+                Err(MountError::Serve(error))
+            }
+        }
+    }
+
+    /// A handle that unmounts, usable from a signal thread.
+    pub fn unmounter(&self) -> Unmounter {
+        Unmounter { dir: self.dir.clone() }
+    }
+
+    /// Serves until the file system is unmounted.
+    ///
+    /// # Errors
+    /// What ended the session instead.
+    pub fn join(self) -> io::Result<()> {
+        self.session.join().unwrap_or_else(|_| Err(io::Error::other("the serving thread panicked")))
+    }
+}
+
+impl Unmounter {
+    /// umount2(2) with UMOUNT_NOFOLLOW; the session ends when the last user of the mount is gone.
+    ///
+    /// # Errors
+    /// EBUSY while the mount is in use, EPERM for who must leave it to fusermount3.
+    pub fn unmount(&self) -> io::Result<()> {
+        Ok(nix::mount::umount2(&self.dir, nix::mount::MntFlags::UMOUNT_NOFOLLOW)?)
+    }
+}
+
+fn new_vfs(machine: Arc<dyn Machine>, options: &MountOptions) -> Vfs {
+    let chosen = |name: &str| options.controllers.as_ref().is_none_or(|names| names.iter().any(|chosen| chosen == name));
+    let subsys = SUBSYS.iter().copied().filter(|ss| chosen(ss.name)).collect();
+    let hierarchy = Hierarchy::new(machine, subsys, Box::new(Scan::default()), geteuid().as_raw());
+    hierarchy.lock().change(|tree| {
+        tree.release_agent = options.release_agent.clone().unwrap_or_default().into_bytes();
+        if let Ok(root) = tree.get_mut(crate::cgroup::ROOT) {
+            root.clone_children = options.clone_children;
+        }
+    });
+    let root = RootAttr {
+        uid: options.uid.unwrap_or(geteuid().as_raw()),
+        gid: options.gid.unwrap_or(getegid().as_raw()),
+        // The kernel's 0555 is for root, whom modes do not bind; an owner who is not root must be able to make groups.
+        mode: options.mode.map_or(if geteuid().is_root() { 0o555 } else { 0o755 }, |mode| mode as u16),
+    };
+    Vfs::new(hierarchy, options.noprefix, root)
+}
+
+/// The FUSE side of a hierarchy. One thread takes the requests: with several, each operation would cost one
+/// more change of context. What may take long goes to a thread of its own, so that nothing waits behind it.
+struct Face {
+    vfs: Arc<Vfs>,
+    housekeeper: Housekeeper,
+    /// Changes that are slow or must wait for one, in their order.
+    writes: Sender<Job>,
+    /// Long lists.
+    reads: Sender<Job>,
+}
+
+impl Face {
+    fn new(vfs: Arc<Vfs>) -> io::Result<Self> {
+        let lane = |name: &str| -> io::Result<Sender<Job>> {
+            let (sender, jobs): (_, Receiver<Job>) = channel();
+            let vfs = vfs.clone();
+            thread::Builder::new().name(name.into()).spawn(move || jobs.into_iter().for_each(|job| job(&vfs)))?;
+            Ok(sender)
+        };
+        Ok(Self { writes: lane("slow-writes")?, reads: lane("slow-reads")?, housekeeper: Housekeeper::new(&vfs)?, vfs })
+    }
+
+    /// Runs a change of the hierarchy: at once if nobody else has it, else behind whoever has.
+    fn change<R: Send + 'static>(&self, reply: R, change: impl FnOnce(&Vfs, &crate::cgroup::Locked<'_>, R) + Send + 'static) {
+        match self.vfs.hierarchy().try_lock() {
+            Some(locked) => change(&self.vfs, &locked, reply),
+            None => self.defer(&self.writes, move |vfs| change(vfs, &vfs.hierarchy().lock(), reply)),
+        }
+    }
+
+    /// A lane ends only with the server; a job that is dropped with it answers with an error.
+    fn defer(&self, lane: &Sender<Job>, job: impl FnOnce(&Vfs) + Send + 'static) {
+        let _ = lane.send(Box::new(job));
+    }
+}
+
+fn client(req: &Request) -> Client {
+    Client { uid: req.uid(), gid: req.gid(), tid: req.pid() as i32 }
+}
+
+fn errno(error: Error) -> Errno {
+    Errno::from_i32(error.errno() as i32)
+}
+
+fn file_attr(stat: &Stat) -> FileAttr {
+    let attr = stat.attr;
+    FileAttr {
+        ino: INodeNo(stat.ino),
+        size: 0,
+        blocks: 0,
+        atime: attr.atime,
+        mtime: attr.mtime,
+        ctime: attr.ctime,
+        crtime: attr.ctime,
+        kind: if stat.is_dir { FileType::Directory } else { FileType::RegularFile },
+        perm: attr.mode,
+        nlink: stat.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: 0,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+fn reply_entry(reply: ReplyEntry, stat: Result<Stat>) {
+    match stat {
+        Ok(stat) => reply.entry(&TTL, &file_attr(&stat), Generation(0)),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+fn reply_attr(reply: ReplyAttr, stat: Result<Stat>) {
+    match stat {
+        Ok(stat) => reply.attr(&TTL, &file_attr(&stat)),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty, done: Result<()>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+fn reply_data(reply: ReplyData, data: Result<Vec<u8>>) {
+    match data {
+        Ok(data) => reply.data(&data),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+fn reply_written(reply: ReplyWrite, len: usize, done: Result<()>) {
+    match done {
+        Ok(()) => reply.written(len as u32),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+/// The two-step protocol of getxattr(2) and listxattr(2): the size first, then the data.
+fn reply_xattr(reply: ReplyXattr, size: u32, data: Result<Vec<u8>>) {
+    match data {
+        Ok(data) if size == 0 => reply.size(data.len() as u32),
+        Ok(data) if data.len() > size as usize => reply.error(errno(Error::BufferTooSmall)),
+        Ok(data) => reply.data(&data),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+fn time(time: TimeOrNow) -> SystemTime {
+    match time {
+        TimeOrNow::SpecificTime(time) => time,
+        TimeOrNow::Now => SystemTime::now(),
+    }
+}
+
+impl Filesystem for Face {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Saves a SETATTR for each `echo`; a kernel too old for it works without.
+        let _ = config.add_capabilities(InitFlags::FUSE_ATOMIC_O_TRUNC);
+        let _ = config.set_max_write(MAX_WRITE);
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        reply_entry(reply, self.vfs.lookup(parent.0, name.as_bytes()));
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.vfs.forget(ino.0, nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        reply_attr(reply, self.vfs.stat(ino.0));
+    }
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let mode = mode.map(|mode| mode as u16 & 0o7777);
+        let set = SetAttr { mode, uid, gid, size, atime: atime.map(time), mtime: mtime.map(time), ctime };
+        reply_attr(reply, self.vfs.set_attr(ino.0, &set));
+    }
+
+    fn readlink(&self, _req: &Request, _ino: INodeNo, reply: ReplyData) {
+        reply.error(Errno::EINVAL);
+    }
+
+    fn mknod(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, mode: u32, _umask: u32, _rdev: u32, reply: ReplyEntry) {
+        let regular = matches!(mode & libc::S_IFMT, 0 | libc::S_IFREG);
+        reply.error(if regular { Errno::EACCES } else { Errno::EPERM });
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        let (name, client) = (name.as_bytes().to_vec(), client(req));
+        self.change(reply, move |vfs, locked, reply| reply_entry(reply, vfs.mkdir(locked, parent.0, &name, mode as u16, client)));
+    }
+
+    fn unlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.as_bytes().to_vec();
+        self.change(reply, move |vfs, locked, reply| reply_empty(reply, vfs.rmdir(locked, parent.0, &name)));
+    }
+
+    fn symlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, _target: &Path, reply: ReplyEntry) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        if !flags.is_empty() {
+            return reply.error(Errno::EINVAL);
+        }
+        let (name, newname) = (name.as_bytes().to_vec(), newname.as_bytes().to_vec());
+        self.change(reply, move |vfs, locked, reply| reply_empty(reply, vfs.rename(locked, parent.0, &name, newparent.0, &newname)));
+    }
+
+    fn link(&self, _req: &Request, _ino: INodeNo, _newparent: INodeNo, _newname: &OsStr, reply: ReplyEntry) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if flags.0 & libc::O_DIRECT != 0 {
+            return reply.error(Errno::EINVAL);
+        }
+        let open = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+        match self.vfs.open(ino.0, client(req)) {
+            Ok(fh) => reply.opened(FileHandle(fh), open),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn read(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let (fh, size, client) = (fh.0, size as usize, client(req));
+        if self.vfs.is_slow_read(fh) {
+            self.defer(&self.reads, move |vfs| reply_data(reply, vfs.read(fh, offset, size, client)));
+        } else {
+            reply_data(reply, self.vfs.read(fh, offset, size, client));
+        }
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let (fh, client) = (fh.0, client(req));
+        let slow = self.vfs.is_slow_write(fh, data, client);
+        match self.vfs.hierarchy().try_lock().filter(|_| !slow) {
+            Some(locked) => {
+                reply_written(reply, data.len(), self.vfs.write(&locked, fh, data, client));
+                drop(locked);
+                self.housekeeper.look(&self.vfs);
+            }
+            None => {
+                let (data, housekeeper) = (data.to_vec(), self.housekeeper.clone());
+                self.defer(&self.writes, move |vfs| {
+                    let done = vfs.write(&vfs.hierarchy().lock(), fh, &data, client);
+                    reply_written(reply, data.len(), done);
+                    housekeeper.look(vfs);
+                });
+            }
+        }
+    }
+
+    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        // The kernel does not ask again.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.vfs.release(fh.0);
+        reply.ok();
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.vfs.open_dir(ino.0) {
+            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let entries = match self.vfs.read_dir(fh.0, offset == 0) {
+            Ok(entries) => entries,
+            Err(error) => return reply.error(errno(error)),
+        };
+        for (i, entry) in entries.iter().enumerate().skip(offset as usize) {
+            let kind = if entry.is_dir { FileType::Directory } else { FileType::RegularFile };
+            if reply.add(INodeNo(entry.ino), i as u64 + 1, kind, OsStr::from_bytes(&entry.name)) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.vfs.release(fh.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        reply.statfs(0, 0, 0, 0, 0, 4096, 255, 4096);
+    }
+
+    fn setxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32, reply: ReplyEmpty) {
+        let set = XattrMode::from_flags(flags).and_then(|mode| self.vfs.set_xattr(ino.0, name.as_bytes(), value, mode));
+        reply_empty(reply, set);
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        reply_xattr(reply, size, self.vfs.get_xattr(ino.0, name.as_bytes()));
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        reply_xattr(reply, size, Ok(self.vfs.list_xattr(ino.0)));
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, self.vfs.remove_xattr(ino.0, name.as_bytes()));
+    }
+
+    fn create(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, _flags: i32, reply: ReplyCreate) {
+        reply.error(Errno::EACCES);
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn poll(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _ph: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        // The kernel then says what it says for files that are always ready, and does not ask again.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fallocate(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _offset: u64, _length: u64, _mode: i32, reply: ReplyEmpty) {
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn lseek(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _offset: i64, _whence: i32, reply: ReplyLseek) {
+        // Only SEEK_DATA and SEEK_HOLE come here, and there are no data.
+        reply.error(Errno::ENXIO);
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: fuser::CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // The kernel copies by reading and writing then.
+        reply.error(Errno::ENOSYS);
+    }
+}

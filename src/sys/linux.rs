@@ -1,0 +1,375 @@
+//! System layer: the machine is this Linux system, by /proc, /sys and system calls.
+
+use super::{Caller, Creds, Errno, Machine, PidNs, TaskFlags, TaskInfo, Tid};
+use crate::bitmap::Bitmap;
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+use smallvec::{SmallVec, smallvec};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Instant;
+
+const CPU: &str = "/sys/devices/system/cpu";
+const NODE: &str = "/sys/devices/system/node";
+/// Large enough for any list of CPUs or nodes in one line.
+const MAX_IDS: usize = 1 << 16;
+
+/// This machine. Sizes that cannot change are read once.
+#[derive(Debug)]
+pub struct Linux {
+    nr_cpu_ids: usize,
+    config_nr_cpus: usize,
+    nr_node_ids: usize,
+    /// The server's own CPUs and nodes at its start, those that are offline included.
+    own_cpus: Bitmap,
+    own_mems: Bitmap,
+    /// Held open, since it is read for every operation on membership. `None` where /proc/loadavg is not the kernel's.
+    loadavg: Option<File>,
+    root_is_global: bool,
+}
+
+impl Linux {
+    /// Looks at the machine.
+    ///
+    /// # Errors
+    /// What reading /proc/self/status says: without /proc there is nothing to manage.
+    pub fn new() -> io::Result<Self> {
+        let status = std::fs::read_to_string("/proc/self/status")?;
+        let own_cpus = mask(field(&status, "Cpus_allowed:"));
+        let mems = field(&status, "Mems_allowed:");
+        let loadavg = File::open("/proc/loadavg").ok().filter(|f| fstatfs(f).is_ok_and(|s| s.filesystem_type() == PROC_SUPER_MAGIC));
+        Ok(Self {
+            nr_cpu_ids: list_file(&format!("{CPU}/possible")).and_then(|set| set.iter().last()).map_or(1, |last| last + 1),
+            config_nr_cpus: read(&format!("{CPU}/kernel_max"))
+                .and_then(|text| text.trim().parse::<usize>().ok())
+                .map_or(8192, |max| max + 1),
+            nr_node_ids: mems.split(',').map(|group| group.trim().len() * 4).sum::<usize>().max(1),
+            own_cpus,
+            own_mems: mask(mems),
+            loadavg,
+            root_is_global: read("/proc/self/uid_map").is_none_or(|map| map.split_whitespace().eq(["0", "0", "4294967295"])),
+        })
+    }
+
+    /// The scheduler's topology levels, innermost first, as the sets of one CPU's siblings in each.
+    fn topology(&self, cpu: usize) -> Vec<Bitmap> {
+        ["topology/thread_siblings_list", "topology/cluster_cpus_list", "cache/index3/shared_cpu_list", "topology/package_cpus_list"]
+            .iter()
+            .filter_map(|file| list_file(&format!("{CPU}/cpu{cpu}/{file}")))
+            .skip_while(|siblings| siblings.len() == 1 && !self.has_smt())
+            .collect()
+    }
+
+    fn has_smt(&self) -> bool {
+        read(&format!("{CPU}/smt/active")).is_some_and(|text| text.trim() == "1")
+    }
+}
+
+fn read(path: &str) -> Option<String> {
+    std::fs::read_to_string(path).ok()
+}
+
+fn list_file(path: &str) -> Option<Bitmap> {
+    Bitmap::parse_list(read(path)?.as_bytes(), MAX_IDS).ok()
+}
+
+/// The rest of the line of /proc/PID/status that starts with `name`.
+fn field<'a>(status: &'a str, name: &str) -> &'a str {
+    status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("").trim()
+}
+
+/// A mask as the kernel's `%*pb` prints it: groups of 32 bits in hexadecimal, the highest first.
+fn mask(text: &str) -> Bitmap {
+    let groups = text.split(',').rev().map(|group| u64::from_str_radix(group.trim(), 16).unwrap_or(0));
+    let mut words = Vec::new();
+    for (i, group) in groups.enumerate() {
+        if i % 2 == 0 {
+            words.push(group);
+        } else {
+            words[i / 2] |= group << 32;
+        }
+    }
+    Bitmap::from_words(&words)
+}
+
+/// The fields of a thread's `stat` behind its name, which may hold any bytes: the first one is field 3, the state.
+///
+/// Under task/ the file is about the one thread; /proc/TID/stat would sum over all threads of the process.
+fn stat(tid: Tid, buf: &mut [u8; 1024]) -> Result<&str, Errno> {
+    let file = File::open(format!("/proc/{tid}/task/{tid}/stat")).map_err(|_| Errno::ESRCH)?;
+    let len = file.read_at(buf, 0).map_err(|_| Errno::ESRCH)?;
+    let text = &buf[..len];
+    let start = text.iter().rposition(|&c| c == b')').map_or(0, |i| i + 1);
+    std::str::from_utf8(&text[start..]).map_err(|_| Errno::ESRCH)
+}
+
+/// The text of /proc/TID/status without its first line, which holds the task's name.
+fn status(tid: Tid, buf: &mut [u8; 8192]) -> Result<&str, Errno> {
+    let file = File::open(format!("/proc/{tid}/status")).map_err(|_| Errno::ESRCH)?;
+    let len = file.read_at(buf, 0).map_err(|_| Errno::ESRCH)?;
+    let text = &buf[..len];
+    let start = text.iter().position(|&c| c == b'\n').unwrap_or(0);
+    std::str::from_utf8(&text[start..]).map_err(|_| Errno::ESRCH)
+}
+
+fn numbers<'a, T: std::str::FromStr + 'a>(line: &'a str) -> impl Iterator<Item = T> + 'a {
+    line.split_whitespace().filter_map(|word| word.parse().ok())
+}
+
+fn creds(status: &str) -> Option<Creds> {
+    let mut uids = numbers(field(status, "Uid:"));
+    let caps = |name| u64::from_str_radix(field(status, name), 16).ok();
+    Some(Creds { uid: uids.next()?, suid: uids.nth(1)?, cap_permitted: caps("CapPrm:")?, cap_effective: caps("CapEff:")? })
+}
+
+/// The numeric names in a directory of /proc.
+fn tids_in(dir: &str) -> io::Result<Vec<Tid>> {
+    Ok(std::fs::read_dir(dir)?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+}
+
+mod ioctls {
+    //! <linux/nsfs.h>
+    use nix::{ioctl_none, ioctl_write_int_bad, request_code_read};
+    ioctl_none!(get_parent, 0xb7, 0x2);
+    ioctl_write_int_bad!(pid_from, request_code_read!(0xb7, 0x6, size_of::<i32>()));
+    ioctl_write_int_bad!(pid_in, request_code_read!(0xb7, 0x8, size_of::<i32>()));
+}
+
+/// A task's name in the namespace `ns`, found without NS_GET_PID_IN_PIDNS (before Linux 6.11): NSpid lists the
+/// task's pids from the server's namespace inwards, and as many steps outwards from the task's own one is `ns`.
+fn scan_tid_in(ns: &PidNs, tid: Tid) -> Result<Tid, Errno> {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    let ino = |fd: &File| fd.metadata().map(|m| m.ino()).map_err(|_| Errno::ESRCH);
+    let wanted = ino(&File::from(ns.0.try_clone().map_err(|_| Errno::ESRCH)?))?;
+    let mut buf = [0; 8192];
+    let pids: Vec<Tid> = numbers(field(status(tid, &mut buf)?, "NSpid:")).collect();
+    let mut current = File::open(format!("/proc/{tid}/ns/pid")).map_err(|_| Errno::ESRCH)?;
+    for pid in pids.iter().skip(1).rev() {
+        if ino(&current)? == wanted {
+            return Ok(*pid);
+        }
+        // SAFETY: the descriptor is open for the whole call; the request takes no argument and gives a new descriptor.
+        let parent = unsafe { ioctls::get_parent(current.as_raw_fd()) }?;
+        // SAFETY: the descriptor is new and nobody else has it.
+        current = File::from(unsafe { OwnedFd::from_raw_fd(parent) });
+    }
+    Err(Errno::ESRCH)
+}
+
+impl Machine for Linux {
+    fn nr_cpu_ids(&self) -> usize {
+        self.nr_cpu_ids
+    }
+
+    fn config_nr_cpus(&self) -> usize {
+        self.config_nr_cpus
+    }
+
+    fn nr_node_ids(&self) -> usize {
+        self.nr_node_ids
+    }
+
+    fn online_cpus(&self) -> Bitmap {
+        list_file(&format!("{CPU}/online")).unwrap_or_else(|| Bitmap::first(self.nr_cpu_ids))
+    }
+
+    fn allowed_cpus(&self) -> Bitmap {
+        self.own_cpus.and(&self.online_cpus())
+    }
+
+    fn allowed_mems(&self) -> Bitmap {
+        // A kernel without NUMA has node 0 and no such file.
+        list_file(&format!("{NODE}/has_memory")).map_or_else(|| Bitmap::first(1), |nodes| self.own_mems.and(&nodes))
+    }
+
+    fn relax_domain_level_max(&self) -> i64 {
+        let online = self.online_cpus();
+        let level = |cpu| self.topology(cpu).iter().take_while(|siblings| !online.is_subset(siblings)).count();
+        online.iter().map(level).max().map_or(0, |level| level as i64)
+    }
+
+    fn task(&self, tid: Tid) -> Result<TaskInfo, Errno> {
+        let mut buf = [0; 1024];
+        let mut fields = stat(tid, &mut buf)?.split_ascii_whitespace();
+        let mut next = |skip| fields.nth(skip).ok_or(Errno::ESRCH);
+        let zombie = matches!(next(0)?, "Z" | "X" | "x");
+        let ppid = next(0)?.parse().map_err(|_| Errno::ESRCH)?;
+        let flags = TaskFlags::from_bits_truncate(next(4)?.parse().map_err(|_| Errno::ESRCH)?);
+        let start_time = next(12)?.parse().map_err(|_| Errno::ESRCH)?;
+        let tgid = if self.is_thread_of(tid, tid) {
+            tid
+        } else {
+            let mut buf = [0; 8192];
+            field(status(tid, &mut buf)?, "Tgid:").parse().map_err(|_| Errno::ESRCH)?
+        };
+        Ok(TaskInfo { tgid, ppid, zombie, flags, start_time })
+    }
+
+    fn creds(&self, tid: Tid) -> Result<Creds, Errno> {
+        let mut buf = [0; 8192];
+        creds(status(tid, &mut buf)?).ok_or(Errno::ESRCH)
+    }
+
+    fn is_thread_of(&self, tgid: Tid, tid: Tid) -> bool {
+        // SAFETY: signal 0 is never delivered; the call only looks the thread up.
+        let found = unsafe { libc::syscall(libc::SYS_tgkill, tgid, tid, 0) };
+        found == 0 || Errno::last() == Errno::EPERM
+    }
+
+    fn threads(&self, tgid: Tid) -> Result<Vec<Tid>, Errno> {
+        tids_in(&format!("/proc/{tgid}/task")).map_err(|_| Errno::ESRCH)
+    }
+
+    fn thread_count(&self, tgid: Tid) -> Result<usize, Errno> {
+        // nlink counts `.`, `..` and the threads (proc_task_getattr).
+        let meta = std::fs::metadata(format!("/proc/{tgid}/task")).map_err(|_| Errno::ESRCH)?;
+        Ok((meta.nlink() as usize).saturating_sub(2))
+    }
+
+    fn processes(&self) -> Vec<Tid> {
+        tids_in("/proc").unwrap_or_default()
+    }
+
+    fn last_pid(&self) -> Option<Tid> {
+        let mut buf = [0; 128];
+        let len = self.loadavg.as_ref()?.read_at(&mut buf, 0).ok()?;
+        // "0.08 0.02 0.01 2/87 3827"
+        std::str::from_utf8(&buf[..len]).ok()?.trim_end().rsplit(' ').next()?.parse().ok()
+    }
+
+    fn pid_max(&self) -> Tid {
+        read("/proc/sys/kernel/pid_max").and_then(|text| text.trim().parse().ok()).unwrap_or(1 << 22)
+    }
+
+    fn affinity(&self, tid: Tid) -> Result<Bitmap, Errno> {
+        let mut words: SmallVec<[u64; 16]> = smallvec![0; self.nr_cpu_ids.div_ceil(64)];
+        // SAFETY: the kernel writes at most the given number of bytes, which the buffer has.
+        let n = unsafe { libc::syscall(libc::SYS_sched_getaffinity, tid, size_of_val(&*words), words.as_mut_ptr()) };
+        let bytes = Errno::result(n)? as usize;
+        Ok(Bitmap::from_words(&words[..bytes / 8]))
+    }
+
+    fn set_affinity(&self, tid: Tid, cpus: &Bitmap) -> Result<(), Errno> {
+        let words = if cpus.is_empty() { &[0] } else { cpus.words() };
+        // SAFETY: the kernel reads the given number of bytes, which the slice has.
+        let res = unsafe { libc::syscall(libc::SYS_sched_setaffinity, tid, size_of_val(words), words.as_ptr()) };
+        Errno::result(res).map(drop)
+    }
+
+    fn migrate_pages(&self, tgid: Tid, from: &Bitmap, to: &Bitmap) -> Result<(), Errno> {
+        let words = from.words().len().max(to.words().len()).max(1);
+        let padded = |set: &Bitmap| -> Vec<u64> { (0..words).map(|i| set.words().get(i).copied().unwrap_or(0)).collect() };
+        let (from, to) = (padded(from), padded(to));
+        // SAFETY: both masks have `words` words, and the kernel reads one bit less than it is told.
+        let res = unsafe { libc::syscall(libc::SYS_migrate_pages, tgid, words * 64 + 1, from.as_ptr(), to.as_ptr()) };
+        Errno::result(res).map(drop)
+    }
+
+    fn parallelism(&self) -> usize {
+        self.affinity(0).map_or(1, |cpus| cpus.len().max(1))
+    }
+
+    fn caller(&self, tid: Tid) -> Result<Caller, Errno> {
+        let mut buf = [0; 8192];
+        let status = status(tid, &mut buf)?;
+        let creds = creds(status).ok_or(Errno::ESRCH)?;
+        let pid_ns = if numbers::<Tid>(field(status, "NSpid:")).nth(1).is_some() {
+            let ns = File::open(format!("/proc/{tid}/ns/pid")).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::ESRCH)))?;
+            Some(PidNs(std::sync::Arc::new(ns.into())))
+        } else {
+            None
+        };
+        Ok(Caller { creds, pid_ns })
+    }
+
+    fn tid_from(&self, ns: &PidNs, nr: Tid) -> Result<Tid, Errno> {
+        // SAFETY: the descriptor is open for the whole call; the request takes a number.
+        match unsafe { ioctls::pid_from(ns.0.as_raw_fd(), nr) } {
+            Err(Errno::ENOTTY) => {
+                let threads = self.processes().into_iter().flat_map(|tgid| self.threads(tgid).unwrap_or_default());
+                threads.into_iter().find(|&tid| scan_tid_in(ns, tid) == Ok(nr)).ok_or(Errno::ESRCH)
+            }
+            other => other,
+        }
+    }
+
+    fn tid_in(&self, ns: &PidNs, tid: Tid) -> Result<Tid, Errno> {
+        // SAFETY: the descriptor is open for the whole call; the request takes a number.
+        match unsafe { ioctls::pid_in(ns.0.as_raw_fd(), tid) } {
+            Err(Errno::ENOTTY) => scan_tid_in(ns, tid),
+            other => other,
+        }
+    }
+
+    fn root_is_global(&self) -> bool {
+        self.root_is_global
+    }
+
+    fn run_release_agent(&self, agent: &OsStr, path: &OsStr) {
+        let mut command = Command::new(agent);
+        command.arg(path).env_clear().env("HOME", "/").env("PATH", "/sbin:/bin:/usr/sbin:/usr/bin").current_dir("/");
+        let close_stdio = || {
+            for fd in 0..3 {
+                // SAFETY: closing a descriptor of the forked child touches no memory; whether it was open does not matter.
+                unsafe { libc::close(fd) };
+            }
+            Ok(())
+        };
+        // SAFETY: the closure only calls close(2), which is async-signal-safe.
+        unsafe { command.pre_exec(close_stdio) };
+        let shown = format!("{} {}", agent.display(), path.display());
+        let run = move || match command.status() {
+            Ok(status) => log::debug!("release agent {shown}: {status}"),
+            // As in the kernel, nobody waits for the agent and nobody is told but the log.
+            Err(e) => log::info!("release agent {shown}: {e}"),
+        };
+        if let Err(e) = std::thread::Builder::new().name("release-agent".into()).spawn(run) {
+            log::warn!("release agent not started: {e}");
+        }
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_of_status() {
+        assert_eq!(mask("3"), Bitmap::first(2));
+        assert_eq!(mask("00000001,00000000,80000000").to_string(), "31,64");
+        assert_eq!(field("Name:\tx\nTgid:\t7\n", "Tgid:"), "7");
+    }
+
+    #[test]
+    fn this_process_is_a_task() {
+        let machine = Linux::new().expect("/proc");
+        let me = std::process::id() as Tid;
+        let info = machine.task(me).expect("own process");
+        assert_eq!((info.tgid, info.zombie), (me, false));
+        let tid = nix::unistd::gettid().as_raw();
+        assert_eq!(machine.task(tid).expect("own thread").tgid, me);
+        assert!(machine.is_thread_of(me, tid) && !machine.is_thread_of(tid, me));
+        assert!(machine.threads(me).expect("threads").contains(&tid));
+        assert_eq!(machine.caller(tid).expect("caller").creds.uid, nix::unistd::getuid().as_raw());
+        assert_eq!(machine.task(i32::MAX), Err(Errno::ESRCH));
+    }
+
+    #[test]
+    fn masks_of_any_size() {
+        let machine = Linux { nr_cpu_ids: 8192, ..Linux::new().expect("/proc") };
+        let tid = nix::unistd::gettid().as_raw();
+        let before = machine.affinity(tid).expect("get");
+        let wide: Bitmap = before.iter().chain([8191]).collect();
+        machine.set_affinity(tid, &wide).expect("ids that do not exist are ignored");
+        assert_eq!(machine.affinity(tid), Ok(before));
+        assert_eq!(machine.set_affinity(tid, &Bitmap::new()), Err(Errno::EINVAL));
+    }
+}

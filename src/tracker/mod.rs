@@ -1,0 +1,30 @@
+//! Tracker layer: keeps membership true while tasks fork and exit.
+
+mod scan;
+
+use crate::cgroup::{CgroupId, Members, Task};
+use crate::controllers::TaskState;
+use crate::sys::{Machine, Tid};
+
+pub use scan::Scan;
+
+/// What a back end needs to put a child into a group: the child's state follows from its creator's.
+pub trait Fork {
+    /// The state of a child that was created by a task with `parent`'s state in the group `id`.
+    fn fork(&self, id: CgroupId, child: Tid, parent: &TaskState) -> TaskState;
+}
+
+/// A source of forks and exits. After `sync` the members are those of some moment during the call.
+pub trait Tracker: Send {
+    /// Adds the children born since the last call to their creators' groups.
+    fn sync(&mut self, machine: &dyn Machine, members: &mut Members, fork: &dyn Fork);
+
+    /// Forgets the dead among the members of a group.
+    fn reap(&mut self, machine: &dyn Machine, members: &mut Members, id: CgroupId);
+
+    /// Whether any task may have been born since the last `sync`: false only if certainly none has.
+    fn births_since(&self, machine: &dyn Machine) -> bool;
+
+    /// A live member of a group, if it has one.
+    fn live_member(&mut self, machine: &dyn Machine, members: &mut Members, id: CgroupId) -> Option<Task>;
+}

@@ -1,0 +1,494 @@
+//! The program `cgfuse` as people and scripts meet it: exit codes, messages, life in the background, users.
+
+mod common;
+mod sandbox;
+
+use std::process::{Command, Output};
+
+use common::Mount;
+use nix::sys::signal::Signal;
+use sandbox::sandbox;
+
+fn cgfuse(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_cgfuse")).args(args).output().expect("cgfuse runs")
+}
+
+/// What a call that cannot mount anything returns, and a text on stderr.
+#[track_caller]
+fn refused(args: &[&str], code: i32, text: &str) {
+    let output = cgfuse(args);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+    assert!(said.contains(text), "{args:?} said: {said}");
+    assert!(output.stdout.is_empty(), "{args:?}");
+}
+
+#[test]
+fn help_and_version() {
+    let version = cgfuse(&["--version"]);
+    assert_eq!(version.stdout, format!("cgfuse {}\n", env!("CARGO_PKG_VERSION")).into_bytes());
+    for args in [&["--help"][..], &["-h"], &["mount", "--help"], &["umount", "--help"]] {
+        let output = cgfuse(args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("Usage: cgfuse"), "{args:?}");
+    }
+    let help = String::from_utf8(cgfuse(&["mount", "--help"]).stdout).unwrap();
+    for text in ["release_agent=PATH", "x-*", "Examples:", "Exit codes:", "\n  32 "] {
+        assert!(help.contains(text), "{text}: {help}");
+    }
+}
+
+#[test]
+fn wrong_invocation() {
+    refused(&[], 1, "Usage");
+    refused(&["mount"], 1, "<DIR>");
+    refused(&["umount"], 1, "<DIR>");
+    refused(&["frobnicate"], 1, "frobnicate");
+    refused(&["mount", "--frobnicate", "/"], 1, "--frobnicate");
+    refused(&["mount", "a", "b", "c"], 1, "'c'");
+}
+
+#[test]
+fn wrong_options() {
+    let mount = |list: &str, text: &str| {
+        refused(&["mount", "-o", list, "/nowhere"], 1, text);
+        refused(&["mount", "-f", "-o", "ro", "-o", list, "/nowhere"], 1, text);
+    };
+    mount("ro,bogus=1", "unknown mount option 'bogus'");
+    mount("bogus", "known are: cpuset,");
+    mount("remount,ro", "'remount' is not supported");
+    mount("uid=", "needs a value");
+    mount("uid=no such user", "no such user");
+    mount("mode=9", "mode=9");
+    mount("ro=1", "takes no value");
+    mount("\"ro", "quotation");
+}
+
+#[test]
+fn wrong_directories() {
+    refused(&["mount", "/nowhere"], 32, "/nowhere: mount point does not exist");
+    refused(&["mount", "-f", "/nowhere"], 32, "/nowhere: mount point does not exist");
+    refused(&["mount", "/proc/self/status"], 32, "not a directory");
+    refused(&["mount", "/proc/self/status/x"], 32, "not a directory");
+    refused(&["umount", "/nowhere"], 32, "No such file");
+    refused(&["umount", "/proc/self/net"], 32, "not mounted");
+    refused(&["umount", "/proc"], 32, "type proc");
+}
+
+#[test]
+fn log_file_that_cannot_be_written() {
+    refused(&["mount", "-o", "logfile=/nowhere/log", "/"], 2, "/nowhere/log");
+}
+
+/// Whether our file system can be mounted here at all; if not, says so.
+fn can_mount(test: &str) -> bool {
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
+    let means = common::is_root() || Command::new("fusermount3").arg("-V").output().is_ok();
+    match opened {
+        Ok(_) if means => return true,
+        Ok(_) => common::skipped(test, "fusermount3 is missing: apt install fuse3"),
+        Err(error) => common::skipped(test, &format!("cannot open /dev/fuse: {error}")),
+    }
+    false
+}
+
+#[test]
+fn foreground_ends_cleanly_on_a_signal() {
+    if !can_mount("foreground_ends_cleanly_on_a_signal") {
+        return;
+    }
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let mut mount = Mount::with_args(&["-v", "web"]);
+        let entry = common::mount_entry(mount.dir()).expect("an entry");
+        assert!(entry.windows(2).any(|pair| pair == ["fuse.cgfuse", "web"]), "{entry:?}");
+        assert_eq!(mount.stop(signal).code(), Some(0), "{signal}: {}", mount.log());
+        assert!(!common::is_mounted(mount.dir()));
+        let log = mount.log();
+        assert!(log.contains("mounted on") && log.contains(signal.as_str()) && log.contains("unmounted from"), "{log}");
+    }
+}
+
+#[test]
+fn options_reach_the_mount() {
+    if !can_mount("options_reach_the_mount") {
+        return;
+    }
+    let mount = Mount::with_options("ro,noexec,fsname=a b,noatime");
+    let entry = common::mount_entry(mount.dir()).expect("an entry").join(" ");
+    assert!(entry.contains(" ro,nosuid,nodev,noexec,noatime "), "{entry}");
+    assert!(entry.contains(r" - fuse.cgfuse a\040b "), "{entry}");
+    assert_eq!(common::write(mount.dir().join("notify_on_release"), "1"), Err(libc::EROFS));
+}
+
+#[test]
+fn background_answers_at_once_and_owns_nothing_of_its_starter() {
+    sandbox(
+        "background_answers_at_once_and_owns_nothing_of_its_starter",
+        r#"
+        cd "$T"
+        exec 9> "$T/lock"
+        # Were a standard stream kept open, the pipe of $(...) would not end.
+        [ -z "$("$cgfuse" mount web mnt 2>&1)" ] || die 'it should be silent'
+        answers "$D" || die 'no answer'
+        [ "$(mounts "$D")" = 1 ] || die 'not mounted once'
+        grep -q ' - fuse.cgfuse web ' /proc/self/mountinfo || die 'source'
+        set -- $(for p in /proc/[0-9]*; do grep -qs '^Name:.cgfuse$' $p/status && grep -qs 'State:.[^Z]' $p/status && echo ${p#/proc/}; done)
+        [ $# = 1 ] || die "$# processes"
+        [ "$(readlink /proc/$1/cwd)" = / ] || die 'working directory'
+        for fd in 0 1 2; do [ "$(readlink /proc/$1/fd/$fd)" = /dev/null ] || die "descriptor $fd"; done
+        [ ! -e /proc/$1/fd/9 ] || die 'keeps a lock of its starter'
+        for fd in /proc/$1/fdinfo/*; do
+            [ "${fd##*/}" -le 2 ] || grep -q '^flags:.*02[0-9]\{6\}$' $fd || die "descriptor ${fd##*/} survives exec: $(readlink /proc/$1/fd/${fd##*/})"
+        done
+        set -- $1 $(sed 's/.*) //' /proc/$1/stat)
+        # pid, then from the state on: ppid, process group, session, terminal.
+        [ "$5" != "$1" ] && [ "$6" = 0 ] || die "session $5, terminal $6"
+        kill -HUP $1
+        answers "$D"
+        kill -TERM $1
+        eventually never mounted "$D"
+        eventually never grep -qs 'State:.[^Z]' /proc/$1/status
+        "#,
+    );
+}
+
+#[test]
+fn unmounting_from_outside_ends_the_server() {
+    sandbox(
+        "unmounting_from_outside_ends_the_server",
+        r#"
+        for how in "umount $D" "$cgfuse umount $D" "$cgfuse umount $D/../mnt/."; do
+            $cgfuse mount "$D"
+            $how
+            mounted "$D" && die "still mounted after $how"
+            eventually serverless "$D"
+        done
+        $cgfuse mount -f "$D" 2>"$T/log" & pid=$!
+        eventually mounted "$D"
+        eventually grep -q 'mounted on' "$T/log"
+        umount "$D"
+        wait $pid || die "exit code $?: $(cat "$T/log")"
+        "#,
+    );
+}
+
+#[test]
+fn only_the_own_mount_is_taken_away() {
+    sandbox(
+        "only_the_own_mount_is_taken_away",
+        r#"
+        mount -t tmpfs below "$D"
+        touch "$D/here"
+        $cgfuse mount first "$D"
+        umount "$D"
+        eventually serverless "$D"
+        [ -e "$D/here" ] || die 'ending the server took away the mount below'
+        # Stacked, as mount(2) does.
+        $cgfuse mount first "$D"
+        first=$(one_server "$D")
+        $cgfuse mount second "$D"
+        [ "$(mounts "$D")" = 2 ] || die 'not stacked'
+        answers "$D"
+        # The first one is covered: it must not unmount what covers it.
+        kill $first
+        eventually servers_are 1 "$D"
+        answers "$D" || die 'the second one is gone'
+        umount "$D"
+        eventually dead "$D"
+        umount "$D"
+        [ -e "$D/here" ] || die 'too much is gone'
+        # Moved: it unmounts where it is now. mount(8) cannot write its own records in a user namespace.
+        [ "$REAL_ROOT" = yes ] || exit 0
+        $cgfuse mount "$D"
+        pid=$(one_server "$D")
+        mkdir "$T/moved"
+        mount --move "$D" "$T/moved"
+        kill $pid
+        eventually serverless "$D"
+        [ -e "$D/here" ] || die 'unmounted at the old place'
+        [ -z "$(ours)" ] || die "left: $(ours)"
+        "#,
+    );
+}
+
+#[test]
+fn dead_mounts_are_healed() {
+    sandbox(
+        "dead_mounts_are_healed",
+        r#"
+        for n in 1 2 3; do $cgfuse mount "$D"; done
+        kill -9 $(servers "$D")
+        eventually dead "$D"
+        cd "$T"
+        $cgfuse mount -o "logfile=log" ./mnt
+        answers "$D"
+        [ "$(mounts "$D")" = 1 ] || die 'the dead ones are still there'
+        [ "$(grep -c 'INFO.*removing the dead mount' "$T/log")" = 3 ] || die "log: $(cat "$T/log")"
+        kill -9 $(servers ./mnt)
+        eventually dead "$D"
+        $cgfuse mount -f "$D" 2>"$T/log2" & pid=$!
+        eventually grep -q 'mounted on' "$T/log2"
+        grep -q 'INFO.*removing the dead mount' "$T/log2" || die "log: $(cat "$T/log2")"
+        kill $pid
+        wait $pid
+        # umount copes with one as well.
+        $cgfuse mount "$D"
+        kill -9 $(servers "$D")
+        eventually dead "$D"
+        $cgfuse umount "$D"
+        mounted "$D" && die 'still mounted'
+        :
+        "#,
+    );
+}
+
+#[test]
+fn busy_mounts_are_detached_on_a_signal() {
+    sandbox(
+        "busy_mounts_are_detached_on_a_signal",
+        r#"
+        $cgfuse mount -o "logfile=$T/log" "$D"
+        pid=$(one_server "$D")
+        exec 8< "$D/notify_on_release"
+        expect 32 'target is busy' $cgfuse umount "$D"
+        kill -TERM $pid
+        eventually never mounted "$D"
+        eventually grep -q 'WARN.*in use' "$T/log"
+        # The user of the mount is served to the end.
+        [ "$(cat <&8)" = 0 ] || die 'no answer on the open file'
+        exec 8<&-
+        eventually serverless "$D"
+        grep -q 'unmounted from' "$T/log" || die "log: $(cat "$T/log")"
+
+        $cgfuse mount "$D"
+        exec 8< "$D/notify_on_release"
+        $cgfuse umount --lazy "$D"
+        mounted "$D" && die 'still mounted'
+        serverless "$D" && die 'ended too early'
+        exec 8<&-
+        eventually serverless "$D"
+
+        $cgfuse mount -f "$D" 2>"$T/log2" & pid=$!
+        eventually grep -q 'mounted on' "$T/log2"
+        exec 8< "$D/notify_on_release"
+        kill -INT $pid
+        eventually never mounted "$D"
+        kill -INT $pid
+        code=0; wait $pid || code=$?
+        [ $code = 8 ] || die "exit code $code after a second signal"
+        exec 8<&-
+        "#,
+    );
+}
+
+#[test]
+fn starter_notices_an_interrupt_and_a_death() {
+    sandbox(
+        "starter_notices_an_interrupt_and_a_death",
+        r#"
+        # Opening a fifo nobody reads holds the server up before it mounts.
+        mkfifo "$T/fifo"
+        for signal in INT TERM HUP; do
+            $cgfuse mount -o "logfile=$T/fifo" "$D" 2>"$T/said" & pid=$!
+            eventually servers_are 2 "$D"
+            kill -$signal $pid
+            code=0; wait $pid || code=$?
+            [ $code = 8 ] && grep -q interrupted "$T/said" || die "exit code $code: $(cat "$T/said")"
+            eventually serverless "$D"
+        done
+        $cgfuse mount -o "logfile=$T/fifo" "$D" 2>"$T/said" & pid=$!
+        eventually servers_are 2 "$D"
+        kill -9 $(servers "$D" | grep -vx $pid)
+        code=0; wait $pid || code=$?
+        [ $code = 4 ] && grep -q 'killed by SIGKILL' "$T/said" || die "exit code $code: $(cat "$T/said")"
+        mounted "$D" && die 'mounted'
+        :
+        "#,
+    );
+}
+
+#[test]
+fn missing_means_are_named_with_a_remedy() {
+    sandbox(
+        "missing_means_are_named_with_a_remedy",
+        r#"
+        real_root
+        need_fusermount
+        mkdir "$T/own"; chown 65534:65534 "$T/own"
+        mount -t tmpfs none "$T/own"; chown 65534:65534 "$T/own"
+        mknod -m 600 "$T/fuse" c 10 229
+        touch "$T/fuse.conf"
+        [ ! -e /etc/fuse.conf ] || mount --bind "$T/fuse.conf" /etc/fuse.conf
+        mount --bind "$T/fuse" /dev/fuse
+        expect 1 'chmod 0666 /dev/fuse' user 65534 $cgfuse mount "$T/own"
+        chmod 666 "$T/fuse"
+        expect 1 'no write permission' user 65534 $cgfuse mount "$D"
+        expect 1 "'user_allow_other' in /etc/fuse.conf" user 65534 $cgfuse mount -o allow_other "$T/own"
+        expect 32 'apt install fuse3' user 65534 env PATH=/nowhere $cgfuse mount "$T/own"
+        mkdir -m 700 "$T/closed" "$T/closed/in"
+        expect 32 'no permission to reach' user 65534 $cgfuse mount "$T/closed/in"
+        $cgfuse mount "$D"
+        expect 32 "$D" user 65534 $cgfuse umount "$D"
+        answers "$D"
+        umount "$D"
+        mount -t tmpfs none /dev
+        mknod /dev/null c 1 3
+        expect 32 'modprobe fuse' $cgfuse mount "$D"
+        expect 32 'modprobe fuse' $cgfuse mount -f "$D"
+        "#,
+    );
+}
+
+#[test]
+fn ordinary_users_mount_with_fusermount3() {
+    sandbox(
+        "ordinary_users_mount_with_fusermount3",
+        r#"
+        need_fusermount
+        open_device
+        expect 32 'entry in /etc/passwd' user 54320 $cgfuse mount -o ro "$(mktemp -d -p "$T" && chown 54320 "$T"/tmp.*)"
+        { cat /etc/passwd; echo fresh:x:54321:54321::/:/bin/sh; } > "$T/passwd"
+        mount --bind "$T/passwd" /etc/passwd
+        for uid in 65534 54321; do
+            mkdir "$T/$uid"; chown $uid:$uid "$T/$uid"
+            d=$T/$uid/mnt
+            user $uid mkdir "$d"
+            expect 0 '' user $uid $cgfuse mount -o ro mine "$d"
+            grep -q " - fuse.cgfuse mine ro,user_id=$uid," /proc/self/mountinfo || die "$(ours)"
+            user $uid cat "$d/notify_on_release" >/dev/null
+            cat "$d/notify_on_release" >/dev/null 2>&1 && die 'others may enter without allow_other'
+            expect 0 '' user $uid $cgfuse umount "$d"
+            mounted "$d" && die 'still mounted'
+            eventually serverless "$d"
+            # A signal, busy or not.
+            user $uid $cgfuse mount "$d"
+            kill -TERM $(one_server "$d")
+            eventually never mounted "$d"
+            eventually serverless "$d"
+            user $uid $cgfuse mount "$d"
+            user $uid sh -c "exec 8< $d/notify_on_release; touch $T/$uid/open; while [ ! -e $T/$uid/go ]; do sleep 0.01; done" & pid=$!
+            eventually test -e "$T/$uid/open"
+            kill -TERM $(one_server "$d")
+            eventually never mounted "$d"
+            serverless "$d" && die 'ended too early'
+            user $uid touch "$T/$uid/go"
+            wait $pid
+            eventually serverless "$d"
+            # A dead mount.
+            user $uid $cgfuse mount "$d"
+            kill -9 $(servers "$d")
+            eventually user $uid sh -c "stat $d 2>&1 | grep -q 'not connected'"
+            expect 0 '' user $uid $cgfuse mount "$d"
+            [ "$(mounts "$d")" = 1 ] || die 'the dead one is still there'
+            umount "$d"
+            eventually serverless "$d"
+        done
+        "#,
+    );
+}
+
+#[test]
+fn users_share_a_mount_where_fuse_conf_allows_it() {
+    sandbox(
+        "users_share_a_mount_where_fuse_conf_allows_it",
+        r#"
+        need_fusermount
+        open_device
+        [ -e /etc/fuse.conf ] || skip 'no /etc/fuse.conf to replace'
+        echo user_allow_other > "$T/fuse.conf"
+        mount --bind "$T/fuse.conf" /etc/fuse.conf
+        chown 65534:65534 "$D"
+        expect 0 '' user 65534 $cgfuse mount -o allow_other "$D"
+        answers "$D" || die 'root cannot enter'
+        user 54321 cat "$D/notify_on_release" >/dev/null || die 'a stranger cannot enter'
+        umount "$D"
+        "#,
+    );
+}
+
+#[test]
+fn strangers_enter_roots_mount_unless_told_not_to() {
+    sandbox(
+        "strangers_enter_roots_mount_unless_told_not_to",
+        r#"
+        real_root
+        $cgfuse mount "$D"
+        user 54321 cat "$D/notify_on_release" >/dev/null || die 'a stranger cannot enter'
+        umount "$D"
+        $cgfuse mount -o noallow_other "$D"
+        user 54321 cat "$D/notify_on_release" 2>/dev/null && die 'a stranger may enter'
+        answers "$D"
+        umount "$D"
+        "#,
+    );
+}
+
+#[test]
+fn mounts_in_a_user_namespace() {
+    sandbox(
+        "mounts_in_a_user_namespace",
+        r#"
+        open_device
+        inside='set -e
+            cd /
+            $0 mount "$1"
+            test "$(cat "$1/notify_on_release")" = 0
+            grep " $1 .* - fuse.cgfuse cgfuse " /proc/self/mountinfo
+            $0 umount "$1"
+            ! grep "fuse.cgfuse" /proc/self/mountinfo'
+        for uid in 65534 54321; do
+            code=0
+            said=$(user $uid unshare -Ur -m true 2>&1) || skip "user namespaces: $said"
+            expect 0 fuse.cgfuse user $uid unshare -Ur -m sh -c "$inside" "$cgfuse" "$D"
+        done
+        eventually serverless "$D"
+        "#,
+    );
+}
+
+#[test]
+fn background_logs_to_syslog() {
+    let dir = common::TempDir::new();
+    let socket = dir.path().join("log");
+    let log = std::os::unix::net::UnixDatagram::bind(&socket).expect("a socket");
+    log.set_nonblocking(true).expect("non-blocking");
+    let script = r#"
+        real_root
+        mkdir "$T/dev"
+        mknod "$T/dev/null" c 1 3
+        mknod "$T/dev/fuse" c 10 229
+        ln -s "$LOG" "$T/dev/log"
+        mount --bind "$T/dev" /dev
+        [ -z "$($cgfuse mount "$D" 2>&1)" ] || die 'it should be silent'
+        umount "$D"
+        eventually serverless "$D"
+        $cgfuse mount -o "logfile=$T/file" "$D"
+        umount "$D"
+        eventually serverless "$D"
+        "#;
+    let ran = sandbox("background_logs_to_syslog", &format!("LOG='{}'\n{script}", socket.display()));
+    let mut buffer = [0; 4096];
+    let records = std::iter::from_fn(|| {
+        let length = log.recv(&mut buffer).ok()?;
+        Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    });
+    let records: Vec<_> = records.collect();
+    let about = |text: &str| records.iter().filter(|r| r.starts_with("<30>") && r.contains("cgfuse[") && r.contains(text)).count();
+    assert!(!ran || (about("]: mounted on") == 1 && about("]: unmounted from") == 1), "{records:?}");
+}
+
+#[test]
+fn root_group_belongs_to_whom_the_options_say() {
+    sandbox(
+        "root_group_belongs_to_whom_the_options_say",
+        r#"
+        real_root
+        $cgfuse mount -o uid=nobody,gid=54321,mode=1750 "$D"
+        [ "$(stat -c '%u %g %a' "$D")" = '65534 54321 1750' ] || die "$(stat -c '%u %g %a' "$D")"
+        umount "$D"
+        # Not even the server itself may look in.
+        $cgfuse mount -o uid=54321,mode=0 "$D"
+        umount "$D"
+        "#,
+    );
+}

@@ -1,0 +1,81 @@
+//! What FUSE cannot hide, with our value. Everything else is compared.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+
+use nix::errno::Errno::ENAMETOOLONG;
+use nix::unistd::{Whence, lseek, write};
+
+use super::common::{self, Mount, OursSub, Target, raw};
+
+/// The kernel's is CGROUP_SUPER_MAGIC, 0x27e0eb.
+#[test]
+fn the_type_of_the_file_system_is_that_of_fuse() {
+    let mount = Mount::new();
+    let found = nix::sys::statfs::statfs(mount.dir()).expect("statfs").filesystem_type();
+    assert_eq!(found, nix::sys::statfs::FUSE_SUPER_MAGIC);
+}
+
+/// The kernel takes whatever fits into PATH_MAX.
+#[test]
+fn names_longer_than_1024_bytes_are_refused() {
+    let mount = Mount::new();
+    let dir = |n| fs::create_dir(mount.dir().join("n".repeat(n))).map_err(|e| common::errno(&e));
+    assert_eq!(dir(1024), Ok(()));
+    assert_eq!(dir(1025), Err(ENAMETOOLONG as i32));
+}
+
+/// The kernel says ENODEV; here neither call reaches the server.
+#[test]
+fn an_empty_write_and_a_seek_ignore_that_the_group_is_gone() {
+    let mount = Mount::new();
+    let group = mount.dir().join("a");
+    fs::create_dir(&group).expect("mkdir");
+    let file = File::options().read(true).write(true).open(group.join("cpuset.cpus")).expect("open");
+    fs::remove_dir(&group).expect("rmdir");
+    assert_eq!(write(&file, b""), Ok(0));
+    assert_eq!(lseek(file.as_fd(), 0, Whence::SeekSet), Ok(0));
+    assert_eq!(write(&file, b"0"), Err(nix::errno::Errno::ENODEV));
+}
+
+/// The kernel says EINVAL beyond 2^31-1, the largest file of its cgroup file system.
+#[test]
+fn one_may_seek_beyond_the_largest_file() {
+    let mount = Mount::new();
+    let file = File::open(mount.dir().join("cpuset.cpus")).expect("open");
+    assert_eq!(lseek(file.as_fd(), 1 << 40, Whence::SeekSet), Ok(1 << 40));
+}
+
+/// The kernel says ENODEV, as both of us do for a shared one.
+#[test]
+fn a_private_mapping_works() {
+    let mount = Mount::new();
+    let file = File::open(mount.dir().join("cpuset.cpus")).expect("open");
+    assert_eq!(raw::mmap(file.as_fd(), libc::MAP_PRIVATE), Ok(()));
+}
+
+/// The kernel shows the old list for about a second.
+#[test]
+fn tasks_read_again_from_the_start_are_fresh() {
+    let sub = OursSub::new();
+    let target = Target::new();
+    let file = File::open(sub.dir().join("tasks")).expect("open");
+    let mut text = [0_u8; 64];
+    assert_eq!(nix::sys::uio::pread(&file, &mut text, 0), Ok(0));
+    let line = format!("{}\n", target.pid());
+    common::write(sub.dir().join("tasks"), &line).expect("attach");
+    assert_eq!(nix::sys::uio::pread(&file, &mut text, 0), Ok(line.len()));
+    assert_eq!(&text[..line.len()], line.as_bytes());
+}
+
+/// The kernel changes a directory's mtime then only if it has once been chmod'ed or touched.
+#[test]
+fn mkdir_does_not_turn_back_the_time_of_the_directory() {
+    let sub = OursSub::new();
+    let before = fs::metadata(sub.dir()).expect("stat");
+    fs::create_dir(sub.dir().join("a")).expect("mkdir");
+    let after = fs::metadata(sub.dir()).expect("stat");
+    let time = |m: &fs::Metadata| (m.mtime(), m.mtime_nsec());
+    assert!(time(&after) >= time(&before));
+}
