@@ -377,7 +377,7 @@ fn ordinary_users_mount_with_fusermount3() {
             # A dead mount.
             user $uid $cgfuse mount "$d"
             kill -9 $(servers "$d")
-            eventually user $uid sh -c "stat $d 2>&1 | grep -q 'not connected'"
+            eventually user $uid sh -c "stat -f $d 2>&1 | grep -q 'not connected'"
             expect 0 '' user $uid $cgfuse mount "$d"
             [ "$(mounts "$d")" = 1 ] || die 'the dead one is still there'
             umount "$d"
@@ -435,7 +435,7 @@ fn mounts_in_a_user_namespace() {
             test "$(cat "$1/notify_on_release")" = 0
             grep " $1 .* - fuse.cgfuse cgfuse " /proc/self/mountinfo
             $0 umount "$1"
-            ! grep "fuse.cgfuse" /proc/self/mountinfo'
+            ! grep " $1 .* - fuse.cgfuse" /proc/self/mountinfo'
         for uid in 65534 54321; do
             code=0
             said=$(user $uid unshare -Ur -m true 2>&1) || skip "user namespaces: $said"

@@ -80,22 +80,15 @@ impl Members {
             return;
         }
         let (tid, tgid, cgroup) = (task.tid, task.tgid, task.cgroup);
-        match self.tasks.insert(tid, task) {
-            Some(old) if old.tgid == tgid => {
-                if old.cgroup != cgroup {
-                    self.leave(old.cgroup, tid);
-                    self.groups.entry(cgroup).or_default().insert(tid);
-                }
-                return;
-            }
-            Some(old) => {
-                self.leave(old.cgroup, tid);
-                self.leave_process(old.tgid, tid);
-            }
-            None => {}
+        let old = self.tasks.insert(tid, task).map(|old| (old.tgid, old.cgroup));
+        if old.is_none_or(|(_, old)| old != cgroup) {
+            self.groups.entry(cgroup).or_default().insert(tid);
+            old.inspect(|(_, old)| self.leave(*old, tid));
         }
-        self.groups.entry(cgroup).or_default().insert(tid);
-        self.processes.entry(tgid).or_default().insert(tid);
+        if old.is_none_or(|(old, _)| old != tgid) {
+            self.processes.entry(tgid).or_default().insert(tid);
+            old.inspect(|(old, _)| self.leave_process(*old, tid));
+        }
     }
 
     /// Forgets a task that has exited or is in the root group again.

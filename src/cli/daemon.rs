@@ -32,6 +32,9 @@ pub enum Side {
 pub struct Waiter {
     pipe: File,
     signals: SignalFd,
+    report: Vec<u8>,
+    interrupts: u32,
+    passed_on: u32,
 }
 
 /// The server's end; dropped without a report it means a bug.
@@ -46,25 +49,27 @@ pub fn split() -> Result<Side, Failure> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(system("pipe"))?;
     // The server becomes the starter's child when the one between ends, so that waitpid(2) tells how it died.
     prctl::set_child_subreaper(true).map_err(system("PR_SET_CHILD_SUBREAPER"))?;
+    // Before the fork: a signal must not end the starter alone.
+    signals.thread_block().map_err(system("blocking signals"))?;
     match process::fork().map_err(|error| Failure::system("fork", error))? {
         Fork::Parent(between) => {
             drop(writer);
-            signals.thread_block().map_err(system("blocking signals"))?;
             let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).map_err(system("signalfd"))?;
             waitpid(between, None).map_err(system("waitpid"))?;
-            Ok(Side::Starter(Waiter { pipe: File::from(reader), signals }))
+            Ok(Side::Starter(Waiter { pipe: File::from(reader), signals, report: Vec::new(), interrupts: 0, passed_on: 0 }))
         }
         Fork::Child => {
             drop(reader);
-            Ok(Side::Server(second_stage(writer)))
+            Ok(Side::Server(second_stage(writer, &signals)))
         }
     }
 }
 
 /// In the child: a new session, then the server as a process that does not lead it. Never fails into the caller, who is
 /// already being waited for.
-fn second_stage(writer: OwnedFd) -> Reporter {
-    let forked = setsid().map_err(std::io::Error::from).and_then(|_| process::fork());
+fn second_stage(writer: OwnedFd, signals: &SigSet) -> Reporter {
+    let alone = signals.thread_unblock().and_then(|()| setsid());
+    let forked = alone.map_err(std::io::Error::from).and_then(|_| process::fork());
     if let Ok(Fork::Parent(_)) = forked {
         process::exit_at_once(0);
     }
@@ -116,14 +121,12 @@ fn leave() -> Result<(), Failure> {
 impl Waiter {
     /// Blocks until the server is ready, has failed, or has died.
     pub fn wait(mut self) -> Result<(), Failure> {
-        let mut report = Vec::new();
-        let mut interrupts = 0;
-        while self.more(&mut report, &mut interrupts)? {}
-        if interrupts > 0 {
+        while self.more()? {}
+        if self.interrupts > 0 {
             return Err(Failure::new(Exit::Interrupted, "interrupted"));
         }
-        match report.get(4..).and_then(<[u8]>::split_first) {
-            None => Err(died(pid(&report))),
+        match self.report.get(4..).and_then(<[u8]>::split_first) {
+            None => Err(died(self.server())),
             Some((0, _)) => Ok(()),
             Some((code, message)) => {
                 let exit = Exit::from_code(*code).unwrap_or(Exit::Internal);
@@ -132,35 +135,40 @@ impl Waiter {
         }
     }
 
-    /// Waits for more of the report, or for a signal, which is passed on to the server. False at the report's end.
-    fn more(&mut self, report: &mut Vec<u8>, interrupts: &mut u32) -> Result<bool, Failure> {
+    /// Waits for more of the report, or for a signal. False at the report's end.
+    fn more(&mut self) -> Result<bool, Failure> {
         let mut fds = [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN), PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => return Ok(true),
             outcome => outcome.map_err(|errno| Failure::system("poll", errno.desc()))?,
         };
         let [piped, signalled] = fds.map(|fd| fd.any().unwrap_or(true));
+        let mut count = 1;
+        if piped {
+            let mut chunk = [0; 512];
+            count = self.pipe.read(&mut chunk).map_err(|error| Failure::system("reading the server's report", error))?;
+            self.report.extend_from_slice(&chunk[..count]);
+        }
         if signalled {
             let _ = self.signals.read_signal();
-            *interrupts += 1;
-            let signal = if *interrupts == 1 { Signal::SIGTERM } else { Signal::SIGKILL };
-            if let Some(server) = pid(report) {
-                let _ = kill(server, signal);
-            }
+            self.interrupts += 1;
         }
-        if !piped {
-            return Ok(true);
-        }
-        let mut chunk = [0; 512];
-        let count = self.pipe.read(&mut chunk).map_err(|error| Failure::system("reading the server's report", error))?;
-        report.extend_from_slice(&chunk[..count]);
+        self.pass_on();
         Ok(count > 0)
     }
-}
 
-fn pid(report: &[u8]) -> Option<Pid> {
-    let bytes = report.get(..4)?.try_into().ok()?;
-    Some(Pid::from_raw(i32::from_ne_bytes(bytes)))
+    /// Interrupts the server, as soon as it is known; the second time for good.
+    fn pass_on(&mut self) {
+        let Some(server) = self.server().filter(|_| self.passed_on < self.interrupts) else { return };
+        let signal = if self.interrupts == 1 { Signal::SIGTERM } else { Signal::SIGKILL };
+        let _ = kill(server, signal);
+        self.passed_on = self.interrupts;
+    }
+
+    fn server(&self) -> Option<Pid> {
+        let bytes = self.report.get(..4)?.try_into().ok()?;
+        Some(Pid::from_raw(i32::from_ne_bytes(bytes)))
+    }
 }
 
 /// The server closed its end without a report.

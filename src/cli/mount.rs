@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use log::info;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::statfs;
 use nix::unistd::{AccessFlags, access, getuid};
 
 use super::daemon::{self, Side};
@@ -105,16 +106,16 @@ impl Request {
     }
 }
 
-fn dead(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
+/// Whether a server that should answer is no longer there. Asked by statfs(2): stat(2) may be answered from the kernel's cache.
+fn is_dead(dir: &Path) -> bool {
+    matches!(statfs(dir), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
 }
 
 /// Takes away what servers that died without unmounting left on the directory.
 fn heal(dir: &Path) -> Result<(), Failure> {
     for _ in 0..MAX_DEAD {
-        match fs::metadata(dir) {
-            Err(error) if dead(&error) => {}
-            _ => return Ok(()),
+        if !is_dead(dir) {
+            return Ok(());
         }
         let place = mountinfo::locate(dir).map_err(|error| on_dir(dir, &error))?;
         match place.mount {
@@ -131,8 +132,8 @@ fn heal(dir: &Path) -> Result<(), Failure> {
 
 /// The directory without symbolic links, if something can be mounted on it.
 fn check_dir(dir: &Path) -> Result<PathBuf, Failure> {
-    let metadata = fs::metadata(dir).map_err(|error| on_dir(dir, &error))?;
-    if !metadata.is_dir() {
+    let metadata = statfs(dir).map_err(io::Error::from).and_then(|_| fs::metadata(dir));
+    if !metadata.map_err(|error| on_dir(dir, &error))?.is_dir() {
         return Err(on_dir(dir, &Errno::ENOTDIR.into()));
     }
     Ok(mountinfo::locate(dir).map_err(|error| on_dir(dir, &error))?.path)
@@ -140,19 +141,11 @@ fn check_dir(dir: &Path) -> Result<PathBuf, Failure> {
 
 fn on_dir(dir: &Path, error: &io::Error) -> Failure {
     let what = match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
-        Errno::ENOENT => "mount point does not exist".to_owned(),
-        Errno::ENOTDIR => "mount point is not a directory".to_owned(),
-        Errno::EACCES => "no permission to reach the mount point".to_owned(),
-        Errno::ENOTCONN | Errno::ECONNABORTED => {
-            return match mountinfo::locate(dir).ok().and_then(|place| place.mount) {
-                Some(mount) if mount.is_cgfuse() => Failure::new(Exit::Failure, format!("{}: a dead mount is there", dir.display())),
-                _ => Failure::new(
-                    Exit::Failure,
-                    format!("{}: the dead mount of another file system is there; remove it with 'umount -l'", dir.display()),
-                ),
-            };
-        }
-        _ => reason(error),
+        Errno::ENOENT => "mount point does not exist",
+        Errno::ENOTDIR => "mount point is not a directory",
+        Errno::EACCES => "no permission to reach the mount point",
+        Errno::ENOTCONN | Errno::ECONNABORTED => "a dead FUSE mount is there; remove it with 'umount -l'",
+        _ => &reason(error),
     };
     Failure::new(Exit::Failure, format!("{}: {what}", dir.display()))
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use log::{debug, error, info, warn};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::statfs::statfs;
 
 use super::daemon::Reporter;
 use super::exit::{Exit, Failure};
@@ -124,7 +125,7 @@ fn probe(dir: PathBuf) -> Result<(), Failure> {
 }
 
 fn answer(dir: &Path) -> io::Result<()> {
-    fs::metadata(dir)?;
+    statfs(dir)?;
     match fs::read(dir.join(PROBE)) {
         // The options may give the root group to somebody else; the server has answered.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),

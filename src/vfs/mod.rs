@@ -349,8 +349,8 @@ impl Vfs {
         let (id, slot) = locate(ino);
         let file = self.file(slot).ok_or(Error::Invalid)?;
         match file.cft.show {
-            Show::Number(show) => Ok(format!("{}\n", show(&*self.hierarchy.tree(), id)).into_bytes()),
-            Show::Text(show) => Ok(show(&*self.hierarchy.tree(), id)),
+            Show::Number(show) => Ok(format!("{}\n", show(&self.hierarchy.tree(), id)).into_bytes()),
+            Show::Text(show) => Ok(show(&self.hierarchy.tree(), id)),
             Show::Members(ids) => {
                 let caller = self.callers.get(self.hierarchy.machine(), client);
                 self.hierarchy.show_members(id, ids, caller.ok().and_then(|caller| caller.pid_ns).as_ref())

@@ -360,7 +360,10 @@ impl Drop for Mount {
             detach(&self.dir);
         }
         if std::thread::panicking() {
-            eprintln!("--- log of cgfuse on {}\n{}---", self.dir.display(), self.log());
+            let log = self.log();
+            let last = log.lines().count().saturating_sub(20);
+            eprintln!("--- last lines of the log of cgfuse on {}", self.dir.display());
+            log.lines().skip(last).for_each(|line| eprintln!("{line}"));
         } else {
             assert!(clean, "the server ignored SIGTERM:\n{}", self.log());
         }
@@ -497,7 +500,12 @@ impl KernelCpuset {
         let group = KernelCpuset::locked(FlockArg::LockExclusive)?;
         let is_group = |e: &fs::DirEntry| e.file_type().is_ok_and(|t| t.is_dir());
         let count = || fs::read_dir(KERNEL_ROOT).into_iter().flatten().flatten().filter(is_group).count();
-        if !holds_within(PATIENCE, || count() == 1) {
+        // Whoever has stayed once will stay: no second wait.
+        static OTHERS_STAY: AtomicBool = AtomicBool::new(false);
+        let patience = if OTHERS_STAY.load(Ordering::Relaxed) { 0 } else { 2 };
+        let is_alone = holds_within(Duration::from_secs(patience), || count() == 1);
+        OTHERS_STAY.store(!is_alone, Ordering::Relaxed);
+        if !is_alone {
             skipped(std::thread::current().name().unwrap_or("?"), "others have groups in the kernel's hierarchy");
             return None;
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::common::Mount;
-use super::compare;
+use super::compare::{self, Script};
 use super::step::OnFd as On;
 use super::step::*;
 
@@ -65,18 +65,24 @@ fn at(group: &str, file: &str) -> String {
 }
 
 /// A random script: a small tree, `steps` steps, and a look at everything.
-pub fn script(seed: u64, steps: usize) -> Vec<Step> {
+pub fn script(seed: u64, steps: usize) -> Script {
     let mut rng = Rng(seed);
     let rng = &mut rng;
-    let mut script = prelude(rng);
-    script.extend((0..steps).map(|_| step(rng)));
+    let alone = rng.chance(50);
+    let mut script = prelude(rng, alone);
+    script.extend((0..steps).map(|_| step(rng)).filter(|step| alone || !makes_exclusive(step)));
     script.extend(epilogue());
-    script
+    Script { name: "random", alone, steps: script }
 }
 
-fn prelude(rng: &mut Rng) -> Vec<Step> {
+/// Whether the step makes our own group exclusive, which siblings may forbid.
+fn makes_exclusive(step: &Step) -> bool {
+    matches!(&step.act, Act::Write(path, _) if path.0.starts_with(b"cpuset.") && path.0.ends_with(b"exclusive"))
+}
+
+fn prelude(rng: &mut Rng, alone: bool) -> Vec<Step> {
     let mut s = vec![start(0), start(1), start_as(2, NOBODY)];
-    if rng.chance(50) {
+    if alone {
         s.extend([write("cpuset.cpu_exclusive", "1"), write("cpuset.mem_exclusive", "1")]);
     }
     if rng.chance(30) {
@@ -125,10 +131,10 @@ fn step(rng: &mut Rng) -> Step {
         13..15 => rename(rng.of(&NAMES), rng.of(&NAMES)),
         15..29 => write(at(group, "cpuset.cpus"), rng.of(&CPUS)),
         29..34 => write(at(group, "cpuset.mems"), rng.of(&MEMS)),
-        34..42 => write(at(group, &rng.of(&FLAGS)), rng.of(&VALUES)),
+        34..42 => write(at(group, rng.of(&FLAGS)), rng.of(&VALUES)),
         42..56 => attach_step(rng, group),
-        56..60 => read(at(group, &rng.of(&READABLE))),
-        60..66 => read(at(group, &rng.of(&["tasks", "cgroup.procs"]))),
+        56..60 => read(at(group, rng.of(&READABLE))),
+        60..66 => read(at(group, rng.of(&["tasks", "cgroup.procs"]))),
         66..78 => task_step(rng),
         78..85 => affinity(any_task(rng)),
         85..92 => fd_step(rng, group),
@@ -166,7 +172,7 @@ fn task_step(rng: &mut Rng) -> Step {
 fn fd_step(rng: &mut Rng, group: &str) -> Step {
     let n = rng.below(3);
     match rng.below(12) {
-        0..3 => hold(n, at(group, &rng.of(&READABLE)), libc::O_RDWR),
+        0..3 => hold(n, at(group, rng.of(&READABLE)), libc::O_RDWR),
         3 => hold(n, at(group, "tasks"), libc::O_WRONLY),
         4..6 => h_read(n, rng.of(&[1, 2, 100])),
         6 => h_pread(n, rng.of(&[1, 2, 100]), rng.of(&[0, 1, 2, 5])),
@@ -178,7 +184,7 @@ fn fd_step(rng: &mut Rng, group: &str) -> Step {
 }
 
 fn tree_step(rng: &mut Rng, group: &str) -> Step {
-    let file = at(group, &rng.of(&READABLE));
+    let file = at(group, rng.of(&READABLE));
     let path = if rng.chance(50) { file } else { rng.of(&NAMES).to_owned() };
     match rng.below(16) {
         0..3 => stat(path),
@@ -198,21 +204,22 @@ fn tree_step(rng: &mut Rng, group: &str) -> Step {
 }
 
 /// Runs the script on both sides; the report of the shrunk script if they differ.
-pub fn check(mount: &Option<Arc<Mount>>, steps: Vec<Step>) -> Option<String> {
-    let differs = |steps: &[Step]| {
-        let kernel = compare::kernel(true, steps)?;
-        compare::difference(steps, Some(&kernel), &compare::ours(mount, steps))
+pub fn check(mount: &Option<Arc<Mount>>, script: Script) -> Option<String> {
+    let differs = |script: &Script| {
+        let kernel = compare::kernel(script)?;
+        compare::difference(&script.steps, Some(&kernel), &compare::ours(mount, script))
     };
-    let mut report = differs(&steps)?;
-    let mut steps = steps;
+    let mut report = differs(&script)?;
+    let Script { name, alone, mut steps } = script;
     let mut size = steps.len() / 2;
     while size > 0 {
         let mut at = steps.len().saturating_sub(size);
         loop {
             let mut fewer = steps.clone();
             fewer.drain(at..(at + size).min(steps.len()));
+            let fewer = Script { name, alone, steps: fewer };
             if let Some(found) = differs(&fewer) {
-                (steps, report) = (fewer, found);
+                (steps, report) = (fewer.steps, found);
             }
             if at == 0 {
                 break;

@@ -346,7 +346,9 @@ fn plain_fd(fd: BorrowedFd<'_>, what: &OnFd) -> Told {
         OnFd::Openat(name) => drop(fcntl::openat(fd, OsStr::from_bytes(&name.0), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?),
         OnFd::Fsync => unistd::fsync(fd)?,
         OnFd::Fdatasync => unistd::fdatasync(fd)?,
-        OnFd::Ioctl => drop(nix::sys::termios::tcgetattr(fd)?),
+        OnFd::Ioctl => {
+            nix::sys::termios::tcgetattr(fd)?;
+        }
         OnFd::MmapShared => raw::mmap(fd, libc::MAP_SHARED)?,
         OnFd::Fallocate => fcntl::fallocate(fd, FallocateFlags::empty(), 0, 10)?,
         OnFd::Flock => {
