@@ -18,7 +18,7 @@ man8 = $(DESTDIR)$(MANDIR)/man8
 all:
 	$(CARGO) build --release
 
-$(OUT)/cgfuse $(OUT)/mount-cgfuse:
+$(OUT)/cgfuse $(OUT)/mount-cgfuse &:
 	$(CARGO) build --release
 
 install: $(OUT)/cgfuse $(OUT)/mount-cgfuse

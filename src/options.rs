@@ -561,6 +561,19 @@ mod tests {
         assert_eq!(refusal(r#"ro,fsname="x"#), OptionError::Quote { list: r#"ro,fsname="x"#.to_owned() });
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_list_is_answered(list: String, sloppy: bool) {
+            let _ = parse(None, &[&list], sloppy);
+        }
+
+        #[test]
+        fn any_value_can_be_written(value in "[^\0]+") {
+            let escaped = value.replace('\\', r"\\").replace('"', "\\\"").replace(',', r"\,");
+            proptest::prop_assert_eq!(mount(&format!("ro,fsname={escaped},noexec")).source, value);
+        }
+    }
+
     #[test]
     fn controllers_add_up() {
         assert_eq!(mount("").controllers, None);

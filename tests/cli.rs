@@ -109,6 +109,22 @@ fn foreground_ends_cleanly_on_a_signal() {
 }
 
 #[test]
+fn nohup_is_respected() {
+    sandbox(
+        "nohup_is_respected",
+        r#"
+        (trap '' HUP; exec $cgfuse mount -f -v "$D" 2>"$T/log") & pid=$!
+        eventually grep -q 'mounted on' "$T/log"
+        kill -HUP $pid
+        eventually grep -q 'SIGHUP ignored' "$T/log"
+        answers "$D"
+        kill $pid
+        wait $pid
+        "#,
+    );
+}
+
+#[test]
 fn options_reach_the_mount() {
     if !can_mount("options_reach_the_mount") {
         return;
@@ -276,6 +292,7 @@ fn busy_mounts_are_detached_on_a_signal() {
         kill -INT $pid
         code=0; wait $pid || code=$?
         [ $code = 8 ] || die "exit code $code after a second signal"
+        grep -q 'WARN.*still in use' "$T/log2" || die "log: $(cat "$T/log2")"
         exec 8<&-
         "#,
     );
@@ -440,6 +457,7 @@ fn mounts_in_a_user_namespace() {
             code=0
             said=$(user $uid unshare -Ur -m true 2>&1) || skip "user namespaces: $said"
             expect 0 fuse.cgfuse user $uid unshare -Ur -m sh -c "$inside" "$cgfuse" "$D"
+            expect 32 'unshare -Urm' user $uid unshare -Ur "$cgfuse" mount "$D"
         done
         eventually serverless "$D"
         "#,

@@ -1,7 +1,7 @@
 //! Model layer: moving tasks. Three phases as in the kernel (`cgroup_attach_task`): all controllers are asked,
-//! all controllers take effect, the membership changes. All or none, over all threads and all controllers.
+//! all controllers take effect, the move is final. All or none, over all threads and all controllers.
 
-use super::{CgroupId, CssSet, Locked, ROOT, SETTLE, Task, Writer, parse};
+use super::{Cgroup, CgroupId, Hierarchy, Locked, Members, ROOT, SETTLE, Task, Writer, parse};
 use crate::controllers::{Ids, TaskState};
 use crate::error::{Error, Result};
 use crate::sys::{Errno, TaskFlags, TaskInfo, Tid};
@@ -28,8 +28,49 @@ pub struct Change {
 
 impl Change {
     /// A change of a task that stays where it is.
-    pub fn in_place(task: Task) -> Self {
+    fn in_place(task: Task) -> Self {
         Self { from: task.cgroup, task, undo: None, gone: false }
+    }
+
+    /// The change that takes a thread to a group; `None` if it is there already or dead. Of a thread that is not the main one
+    /// of its process nothing need be known.
+    fn migration(members: &Members, tid: Tid, tgid: Tid, info: Option<TaskInfo>, to: CgroupId) -> Option<Self> {
+        let known = members.get(tid).cloned();
+        let from = known.as_ref().map_or(ROOT, |task| task.cgroup);
+        if from == to || info.is_some_and(|info| info.zombie) {
+            return None;
+        }
+        let start_time = info.map(|info| info.start_time);
+        let task = known.unwrap_or_else(|| Task { tid, tgid, start_time, cgroup: ROOT, state: TaskState::default() });
+        Some(Self { task: Task { cgroup: to, ..task }, from, undo: None, gone: false })
+    }
+}
+
+/// While it lives, children of tasks that are being changed get their creators' groups, but their state only at its end:
+/// until then nobody knows whether they were born before or after their creators' change.
+struct Changing<'h>(&'h Hierarchy);
+
+impl<'h> Changing<'h> {
+    fn new(hierarchy: &'h Hierarchy) -> Self {
+        hierarchy.css_set_lock.lock().changing = true;
+        Self(hierarchy)
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        let mut css_set = self.0.css_set_lock.lock();
+        css_set.changing = false;
+        let now = self.0.machine.now();
+        css_set.settle = SETTLE.iter().map(|delay| now + *delay).collect();
+        for tid in std::mem::take(&mut css_set.unsettled) {
+            let tree = self.0.tree.read();
+            if let Some(task) = css_set.members.get(tid).cloned() {
+                let mut state = task.state;
+                self.0.subsys.iter().for_each(|ss| (ss.fork)(&*self.0.machine, &tree, task.cgroup, tid, &mut state, false));
+                css_set.members.state_mut(tid).into_iter().for_each(|known| known.clone_from(&state));
+            }
+        }
     }
 }
 
@@ -41,59 +82,76 @@ struct Migration<'l, 'h> {
     committed: bool,
 }
 
-impl Drop for Migration<'_, '_> {
-    fn drop(&mut self) {
-        if !self.committed {
-            let subsys = &self.locked.hierarchy.subsys;
-            subsys.iter().rev().for_each(|ss| (ss.cancel_attach)(self.locked.machine(), &mut self.done));
-            let mut css_set = self.locked.hierarchy.css_set_lock.lock();
-            self.done.drain(..).for_each(|change| css_set.members.place(Task { cgroup: change.from, ..change.task }));
-        }
-    }
-}
-
 impl Migration<'_, '_> {
     /// Moves more tasks; what fails leaves these as they were.
+    ///
+    /// They are in the group before the controllers take effect, so that a child that has inherited the effect is in the group too.
     fn add(&mut self, writer: &Writer<'_>, mut changes: Vec<Change>) -> Result<()> {
         let locked = self.locked;
         let subsys = &locked.hierarchy.subsys;
         subsys.iter().try_for_each(|ss| (ss.can_attach)(locked, writer, self.to, &changes))?;
+        {
+            let mut css_set = locked.hierarchy.css_set_lock.lock();
+            changes.iter().for_each(|change| css_set.members.place(change.task.clone()));
+        }
         for (i, ss) in subsys.iter().enumerate() {
             if let Err(error) = (ss.prepare_attach)(locked, self.to, &mut changes) {
                 subsys[..=i].iter().rev().for_each(|ss| (ss.cancel_attach)(locked.machine(), &mut changes));
+                self.put_back(changes);
                 return Err(error);
             }
         }
-        let mut css_set = locked.hierarchy.css_set_lock.lock();
-        for change in &changes {
-            if change.gone {
-                css_set.members.remove(change.task.tid);
-            } else {
-                css_set.members.place(change.task.clone());
-            }
-        }
+        locked.hierarchy.css_set_lock.lock().record(&changes);
         changes.retain(|change| !change.gone);
         self.done.append(&mut changes);
         Ok(())
+    }
+
+    /// Takes tasks back to where they came from, and with them the children that were born on the way.
+    fn put_back(&self, changes: Vec<Change>) {
+        let mut css_set = self.locked.hierarchy.css_set_lock.lock();
+        let from = changes.first().map_or(ROOT, |change| change.from);
+        let children: Vec<Task> = css_set.unsettled.iter().filter_map(|tid| css_set.members.get(*tid).cloned()).collect();
+        children.into_iter().filter(|task| task.cgroup == self.to).for_each(|task| css_set.members.place(Task { cgroup: from, ..task }));
+        for change in changes {
+            if change.gone {
+                css_set.members.remove(change.task.tid);
+            } else {
+                css_set.members.place(Task { cgroup: change.from, ..change.task });
+            }
+        }
+        if css_set.members.count(self.to) == 0 {
+            // Nobody has ever really been there.
+            css_set.members.not_emptied(self.to);
+        }
     }
 
     fn commit(mut self) {
         self.committed = true;
         let locked = self.locked;
         locked.hierarchy.subsys.iter().for_each(|ss| (ss.attach)(locked, self.to, &self.done));
-        let now = locked.machine().now();
-        locked.hierarchy.css_set_lock.lock().settle = SETTLE.iter().map(|delay| now + *delay).collect();
     }
 }
 
-impl CssSet {
+impl Drop for Migration<'_, '_> {
+    fn drop(&mut self) {
+        if !self.committed {
+            let subsys = &self.locked.hierarchy.subsys;
+            subsys.iter().rev().for_each(|ss| (ss.cancel_attach)(self.locked.machine(), &mut self.done));
+            let done = std::mem::take(&mut self.done);
+            self.put_back(done);
+        }
+    }
+}
+
+impl super::CssSet {
     /// Records the state that tasks have been given where they are.
     fn record(&mut self, changes: &[Change]) {
         for Change { task, gone, .. } in changes {
             let same = self.members.get(task.tid).is_some_and(|known| known.start_time == task.start_time);
             match gone {
                 true if same => self.members.remove(task.tid),
-                false if same => self.members.place(task.clone()),
+                false if same => self.members.state_mut(task.tid).into_iter().for_each(|state| state.clone_from(&task.state)),
                 _ => {}
             }
         }
@@ -108,26 +166,31 @@ impl Locked<'_> {
     /// task; EACCES if the opener is neither root nor the task's owner; ENOSPC if the cpuset has no CPUs or nodes;
     /// else what setting the tasks' state says. Nothing is changed then.
     pub fn attach(&self, writer: &Writer<'_>, to: CgroupId, text: &[u8], ids: Ids) -> Result<()> {
-        self.tree().get(to)?;
+        let announces = self.tree().get(to).map(|group: &Cgroup| group.notify_on_release)?;
         let tid = self.target(writer, parse::pid(text)?)?;
-        let mut css_set = self.hierarchy.sync();
-        let info = match css_set.members.get(tid) {
-            Some(task) => TaskInfo { tgid: task.tgid, ppid: 0, zombie: false, flags: TaskFlags::empty(), start_time: task.start_time },
-            None => self.machine().task(tid)?,
+        let css_set = self.hierarchy.sync();
+        let known = css_set.members.get(tid).map(|task| task.tgid);
+        // A known task needs a look only for being alive; that it is a zombie, only where it could become a member that counts.
+        let info = match known {
+            Some(_) if !announces => self.machine().affinity(tid).map(|_| None)?,
+            _ => Some(self.machine().task(tid)?),
         };
-        let bound = info.flags.contains(TaskFlags::NO_SETAFFINITY) || tid == KTHREADD && info.flags.contains(TaskFlags::KTHREAD);
-        if bound {
+        let bound =
+            |info: TaskInfo| info.flags.contains(TaskFlags::NO_SETAFFINITY) || tid == KTHREADD && info.flags.contains(TaskFlags::KTHREAD);
+        if info.is_some_and(bound) {
             return Err(Error::Invalid);
         }
         self.may_move(writer, tid)?;
+        let tgid = known.or(info.map(|info| info.tgid)).unwrap_or(tid);
         let changes = match ids {
-            Ids::Threads => self.change_of(&mut css_set, tid, Some(&info), to).into_iter().collect(),
-            Ids::Processes => self.changes_of_process(&mut css_set, info.tgid, to)?,
+            Ids::Threads => Change::migration(&css_set.members, tid, tgid, info, to).into_iter().collect(),
+            Ids::Processes => {
+                drop(css_set);
+                self.changes_of_process(tgid, to)?
+            }
         };
-        drop(css_set);
-        let moved = self.migrate(writer, to, changes, (ids == Ids::Processes).then_some(info.tgid));
-        self.hierarchy.release();
-        moved.map_err(|error| self.explain(tid, error)).or_else(|error| error.map_or(Ok(()), Err))
+        let moved = self.migrate(writer, to, changes, (ids == Ids::Processes).then_some(tgid));
+        moved.or_else(|error| self.explain(tid, ids, error))
     }
 
     /// The thread that a written number means: in the writer's pid namespace, 0 for the writer.
@@ -150,49 +213,48 @@ impl Locked<'_> {
         if [creds.uid, creds.suid].contains(&writer.opener_uid) { Ok(()) } else { Err(Error::Access) }
     }
 
-    /// A task known to be alive when the move began and that is no longer is no reason to fail for another reason.
-    fn explain(&self, tid: Tid, error: Error) -> Option<Error> {
+    /// A move that failed fails because the task is gone, if it is; a dead task can be moved anywhere, without effect.
+    fn explain(&self, tid: Tid, ids: Ids, error: Error) -> Result<()> {
         match self.machine().task(tid) {
-            Ok(info) if info.zombie => None,
-            Ok(_) => Some(error),
-            Err(_) => Some(Error::NoTask),
+            Ok(info) if info.zombie && (ids == Ids::Threads || self.machine().thread_count(info.tgid) == Ok(1)) => Ok(()),
+            Ok(_) => Err(error),
+            Err(_) => Err(Error::NoTask),
         }
-    }
-
-    /// The change that takes a thread to a group; `None` if it is there already or dead.
-    fn change_of(&self, css_set: &mut CssSet, tid: Tid, info: Option<&TaskInfo>, to: CgroupId) -> Option<Change> {
-        if let Some(task) = css_set.members.get(tid) {
-            let from = task.cgroup;
-            return (from != to).then(|| Change { task: Task { cgroup: to, ..task.clone() }, from, undo: None, gone: false });
-        }
-        let info = match info {
-            Some(info) => *info,
-            None => self.machine().task(tid).ok()?,
-        };
-        let task = Task { tid, tgid: info.tgid, start_time: info.start_time, cgroup: to, state: TaskState::default() };
-        (to != ROOT && !info.zombie).then_some(Change { task, from: ROOT, undo: None, gone: false })
     }
 
     /// The changes that take all threads of a process to a group.
-    fn changes_of_process(&self, css_set: &mut CssSet, tgid: Tid, to: CgroupId) -> Result<Vec<Change>> {
-        let known: Vec<Tid> = css_set.members.of_process(tgid).map(|task| task.tid).collect();
-        // As many as the process has are all that it has: births have just been looked for.
-        let threads = if self.machine().thread_count(tgid)? == known.len() { known } else { self.machine().threads(tgid)? };
-        Ok(threads.into_iter().filter_map(|tid| self.change_of(css_set, tid, None, to)).collect())
+    fn changes_of_process(&self, tgid: Tid, to: CgroupId) -> Result<Vec<Change>> {
+        let css_set = self.hierarchy.sync();
+        let members = &css_set.members;
+        if members.is_complete(tgid) && self.machine().thread_count(tgid)? == members.count_process(tgid) {
+            return Ok(members.of_process(tgid).filter_map(|task| Change::migration(members, task.tid, tgid, None, to)).collect());
+        }
+        drop(css_set);
+        let threads = self.machine().threads(tgid)?;
+        // Who is in the list was born before this look.
+        let mut css_set = self.hierarchy.sync();
+        let members = &mut css_set.members;
+        let alive: FxHashSet<Tid> = threads.iter().copied().collect();
+        let dead: Vec<Tid> = members.of_process(tgid).map(|task| task.tid).filter(|tid| !alive.contains(tid)).collect();
+        dead.into_iter().for_each(|tid| members.remove(tid));
+        let change = |tid| {
+            let info = if tid == tgid { Some(self.machine().task(tid).ok()?) } else { None };
+            Change::migration(members, tid, tgid, info, to)
+        };
+        Ok(threads.into_iter().filter_map(change).collect())
     }
 
     fn migrate(&self, writer: &Writer<'_>, to: CgroupId, changes: Vec<Change>, process: Option<Tid>) -> Result<()> {
         if changes.is_empty() {
             return Ok(());
         }
+        let _changing = Changing::new(self.hierarchy);
         let mut migration = Migration { locked: self, to, done: Vec::new(), committed: false };
         migration.add(writer, changes)?;
         // Threads created meanwhile: again until there is none.
         for _ in 0..MAX_ROUNDS {
-            let Some(tgid) = process.filter(|_| self.hierarchy.css_set_lock.lock().tracker.births_since(self.machine())) else { break };
-            let mut css_set = self.hierarchy.sync();
-            let late = self.changes_of_process(&mut css_set, tgid, to).unwrap_or_default();
-            drop(css_set);
+            let Some(tgid) = process.filter(|_| self.hierarchy.births_since_sync()) else { break };
+            let late = self.changes_of_process(tgid, to).unwrap_or_default();
             if late.is_empty() {
                 break;
             }
@@ -200,6 +262,11 @@ impl Locked<'_> {
         }
         if migration.done.is_empty() {
             return Err(Error::NoTask);
+        }
+        if let Some(tgid) = process
+            && let Ok(count) = self.machine().thread_count(tgid)
+        {
+            self.hierarchy.css_set_lock.lock().members.all_seen(tgid, count);
         }
         migration.commit();
         Ok(())
@@ -211,38 +278,31 @@ impl Locked<'_> {
     /// # Errors
     /// What `apply` says; `commit` has not been called then.
     pub fn update_tasks(&self, id: CgroupId, apply: impl Fn(&mut [Change]) -> Result<()>, commit: impl FnOnce()) -> Result<()> {
-        let members = |css_set: &CssSet| css_set.members.of_group(id).cloned().map(Change::in_place).collect::<Vec<_>>();
-        let mut changes = members(&self.hierarchy.sync());
+        let mut changes: Vec<Change> = self.hierarchy.sync().members.of_group(id).cloned().map(Change::in_place).collect();
+        if changes.is_empty() {
+            commit();
+            return Ok(());
+        }
+        let changing = Changing::new(self.hierarchy);
         apply(&mut changes)?;
         commit();
-        let mut seen = FxHashSet::default();
-        while !changes.is_empty() {
-            seen.extend(changes.iter().map(|change| change.task.tid));
-            let mut css_set = self.hierarchy.sync();
-            css_set.record(&changes);
-            // Children born before the commit started with the old configuration.
-            changes = members(&css_set);
-            drop(css_set);
-            changes.retain(|change| !seen.contains(&change.task.tid));
-            if let Err(error) = apply(&mut changes) {
-                log::warn!("children born during a change of their group keep what they had: {error}");
-                changes.clear();
-            }
-        }
+        self.hierarchy.css_set_lock.lock().record(&changes);
+        drop(changing);
+        // Children born meanwhile get what the group has now.
+        drop(self.hierarchy.sync());
         Ok(())
     }
 
     /// Moves all tasks of a group to another without asking anybody (`cgroup_transfer_tasks`).
     pub fn transfer_tasks(&self, from: CgroupId, to: CgroupId) {
         let nobody = Writer { opener_uid: 0, uid: 0, tid: 0, caller: &|| Err(Errno::ESRCH) };
-        let css_set = self.hierarchy.sync();
-        let tasks: Vec<Task> = css_set.members.of_group(from).cloned().collect();
-        drop(css_set);
+        let tasks: Vec<Task> = self.hierarchy.sync().members.of_group(from).cloned().collect();
         for task in tasks {
             let tid = task.tid;
             let change = Change { task: Task { cgroup: to, ..task }, from, undo: None, gone: false };
-            if let Err(error) = self.migrate(&nobody, to, vec![change], None) {
-                log::warn!("task {tid} stays in a group that cannot hold it: {error}");
+            match self.migrate(&nobody, to, vec![change], None) {
+                Ok(()) | Err(Error::NoTask) => {}
+                Err(error) => log::warn!("task {tid} stays in a group that cannot hold it: {error}"),
             }
         }
     }

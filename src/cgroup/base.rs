@@ -33,6 +33,8 @@ fn write_clone_children(locked: &Locked<'_>, id: CgroupId, value: u64) -> Result
 }
 
 fn write_notify_on_release(locked: &Locked<'_>, id: CgroupId, value: u64) -> Result<()> {
+    locked.has_live_tasks(id);
+    locked.hierarchy.release();
     locked.change(|tree| tree.get_mut(id).map(|group| group.notify_on_release = value != 0))
 }
 
@@ -51,6 +53,7 @@ fn write_release_agent(locked: &Locked<'_>, writer: &Writer<'_>, _: CgroupId, te
     if !allowed {
         return Err(Error::Perm);
     }
+    locked.notice_deaths();
     locked.change(|tree| tree.release_agent = text.to_vec());
     Ok(())
 }

@@ -14,12 +14,21 @@ pub struct Task {
     pub tid: Tid,
     /// Its process.
     pub tgid: Tid,
-    /// When it started, in clock ticks since boot: a reused tid is not mistaken for its predecessor.
-    pub start_time: u64,
+    /// When it started, in clock ticks since boot: a reused tid is not mistaken for its predecessor. Not known of
+    /// a thread that was found in a list of its process, which was not new when it was placed.
+    pub start_time: Option<u64>,
     /// The group.
     pub cgroup: CgroupId,
     /// The controllers' state.
     pub state: TaskState,
+}
+
+/// A process with threads in groups other than the root.
+#[derive(Debug, Default)]
+struct Process {
+    threads: FxHashSet<Tid>,
+    /// No thread of it is in the root group: since children are born where their creators are, none can get there unnoticed.
+    complete: bool,
 }
 
 /// The members of all groups but the root.
@@ -27,7 +36,7 @@ pub struct Task {
 pub struct Members {
     tasks: FxHashMap<Tid, Task>,
     groups: FxHashMap<CgroupId, FxHashSet<Tid>>,
-    processes: FxHashMap<Tid, FxHashSet<Tid>>,
+    processes: FxHashMap<Tid, Process>,
     /// Groups that have lost their last member since somebody looked.
     emptied: Vec<CgroupId>,
 }
@@ -36,6 +45,11 @@ impl Members {
     /// The task, unless it is in the root group.
     pub fn get(&self, tid: Tid) -> Option<&Task> {
         self.tasks.get(&tid)
+    }
+
+    /// The controllers' state of a task that is not in the root group, to be changed.
+    pub fn state_mut(&mut self, tid: Tid) -> Option<&mut TaskState> {
+        self.tasks.get_mut(&tid).map(|task| &mut task.state)
     }
 
     /// The group that a task is in.
@@ -55,7 +69,7 @@ impl Members {
 
     /// The threads of a process that are not in the root group.
     pub fn of_process(&self, tgid: Tid) -> impl Iterator<Item = &Task> {
-        self.processes.get(&tgid).into_iter().flatten().filter_map(|tid| self.tasks.get(tid))
+        self.processes.get(&tgid).into_iter().flat_map(|process| &process.threads).filter_map(|tid| self.tasks.get(tid))
     }
 
     /// The number of tasks in a group other than the root.
@@ -65,7 +79,19 @@ impl Members {
 
     /// The number of threads of a process that are not in the root group.
     pub fn count_process(&self, tgid: Tid) -> usize {
-        self.processes.get(&tgid).map_or(0, FxHashSet::len)
+        self.processes.get(&tgid).map_or(0, |process| process.threads.len())
+    }
+
+    /// Whether it is known that no thread of a process is in the root group.
+    pub fn is_complete(&self, tgid: Tid) -> bool {
+        self.processes.get(&tgid).is_some_and(|process| process.complete)
+    }
+
+    /// Every known thread of a process has just been seen alive; `count` is the number of all that it has.
+    pub fn all_seen(&mut self, tgid: Tid, count: usize) {
+        if let Some(process) = self.processes.get_mut(&tgid) {
+            process.complete = process.threads.len() == count;
+        }
     }
 
     /// The groups that have tasks.
@@ -76,6 +102,7 @@ impl Members {
     /// Records a task at its place; one that is put into the root group is forgotten.
     pub fn place(&mut self, task: Task) {
         if task.cgroup == ROOT {
+            self.processes.entry(task.tgid).and_modify(|process| process.complete = false);
             self.remove(task.tid);
             return;
         }
@@ -86,7 +113,7 @@ impl Members {
             old.inspect(|(_, old)| self.leave(*old, tid));
         }
         if old.is_none_or(|(old, _)| old != tgid) {
-            self.processes.entry(tgid).or_default().insert(tid);
+            self.processes.entry(tgid).or_default().threads.insert(tid);
             old.inspect(|(old, _)| self.leave_process(*old, tid));
         }
     }
@@ -97,6 +124,16 @@ impl Members {
             self.leave(old.cgroup, tid);
             self.leave_process(old.tgid, tid);
         }
+    }
+
+    /// A group that seems to have become empty has never had a member.
+    pub fn not_emptied(&mut self, id: CgroupId) {
+        self.emptied.retain(|emptied| *emptied != id);
+    }
+
+    /// Whether some group has become empty since the last [`Members::take_emptied`].
+    pub fn has_emptied(&self) -> bool {
+        !self.emptied.is_empty()
     }
 
     /// The groups that have become empty since the last call.
@@ -115,9 +152,9 @@ impl Members {
     }
 
     fn leave_process(&mut self, tgid: Tid, tid: Tid) {
-        if let Some(threads) = self.processes.get_mut(&tgid) {
-            threads.remove(&tid);
-            if threads.is_empty() {
+        if let Some(process) = self.processes.get_mut(&tgid) {
+            process.threads.remove(&tid);
+            if process.threads.is_empty() {
                 self.processes.remove(&tgid);
             }
         }
@@ -129,7 +166,7 @@ mod tests {
     use super::*;
 
     fn task(tid: Tid, tgid: Tid, cgroup: CgroupId) -> Task {
-        Task { tid, tgid, start_time: 0, cgroup, state: TaskState::default() }
+        Task { tid, tgid, start_time: Some(0), cgroup, state: TaskState::default() }
     }
 
     #[test]
@@ -142,6 +179,11 @@ mod tests {
         assert_eq!((members.count(1), members.count(2), members.count_process(10)), (1, 1, 2));
         members.place(task(10, 10, ROOT));
         assert_eq!((members.cgroup_of(10), members.take_emptied()), (ROOT, vec![1]));
+        members.all_seen(10, 1);
+        assert!(members.is_complete(10));
+        members.place(task(12, 10, 2));
+        members.place(task(12, 10, ROOT));
+        assert!(!members.is_complete(10));
         members.place(task(11, 11, 2));
         assert_eq!((members.count_process(10), members.count_process(11)), (0, 1));
         members.remove(11);

@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::sys::{Caller, Errno, Machine, PidNs, Tid};
 use crate::tracker::{Fork, Tracker};
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -66,18 +67,31 @@ pub struct Hierarchy {
 struct CssSet {
     members: Members,
     tracker: Box<dyn Tracker>,
+    /// Tasks are being changed: children found now get their state at the end.
+    changing: bool,
+    /// The children found while tasks were being changed.
+    unsettled: Vec<Tid>,
     /// When to look for late children, in ascending order.
     settle: Vec<Instant>,
 }
 
-/// Children get their state from the controllers, by the tree.
-struct ForkHooks<'h>(&'h Hierarchy);
+/// Children get their creators' state, and the controllers' opinion of it.
+struct ForkHooks<'a> {
+    hierarchy: &'a Hierarchy,
+    changing: bool,
+    unsettled: RefCell<&'a mut Vec<Tid>>,
+}
 
 impl Fork for ForkHooks<'_> {
-    fn fork(&self, id: CgroupId, child: Tid, parent: &TaskState) -> TaskState {
-        let tree = self.0.tree.read();
-        let mut state = TaskState::default();
-        self.0.subsys.iter().for_each(|ss| (ss.fork)(&*self.0.machine, &tree, id, child, parent, &mut state));
+    fn fork(&self, id: CgroupId, child: Tid, creator: &TaskState) -> TaskState {
+        let mut state = creator.clone();
+        if self.changing {
+            self.unsettled.borrow_mut().push(child);
+        } else {
+            let Hierarchy { machine, subsys, tree, .. } = self.hierarchy;
+            let tree = tree.read();
+            subsys.iter().for_each(|ss| (ss.fork)(&**machine, &tree, id, child, &mut state, true));
+        }
         state
     }
 }
@@ -86,7 +100,8 @@ impl Hierarchy {
     /// A hierarchy with these controllers on this machine, with every task in its root. `owner` is the uid of the server.
     pub fn new(machine: Arc<dyn Machine>, subsys: Vec<&'static Subsys>, tracker: Box<dyn Tracker>, owner: u32) -> Self {
         let tree = RwLock::new(Tree::new(&*machine));
-        let css_set_lock = Mutex::new(CssSet { members: Members::default(), tracker, settle: Vec::new() });
+        let css_set_lock =
+            Mutex::new(CssSet { members: Members::default(), tracker, changing: false, unsettled: Vec::new(), settle: Vec::new() });
         Self { machine, subsys, owner, cgroup_mutex: Mutex::new(()), css_set_lock, tree }
     }
 
@@ -117,9 +132,15 @@ impl Hierarchy {
 
     fn sync(&self) -> MutexGuard<'_, CssSet> {
         let mut css_set = self.css_set_lock.lock();
-        let CssSet { members, tracker, .. } = &mut *css_set;
-        tracker.sync(&*self.machine, members, &ForkHooks(self));
+        let CssSet { members, tracker, changing, unsettled, .. } = &mut *css_set;
+        let fork = ForkHooks { hierarchy: self, changing: *changing, unsettled: RefCell::new(unsettled) };
+        tracker.sync(&*self.machine, members, &fork);
         css_set
+    }
+
+    /// Whether a task may have been born since the last `sync`.
+    fn births_since_sync(&self) -> bool {
+        self.css_set_lock.lock().tracker.births_since(&*self.machine)
     }
 
     /// Whether showing or changing the members of a group may take long.
@@ -231,7 +252,8 @@ impl Hierarchy {
         let css_set = self.css_set_lock.lock();
         let poll = !css_set.members.is_empty() && !self.tree.read().release_agent.is_empty();
         let poll = poll.then(|| self.machine.now() + RELEASE_POLL);
-        css_set.settle.first().copied().into_iter().chain(poll).min()
+        let emptied = css_set.members.has_emptied().then(|| self.machine.now());
+        css_set.settle.first().copied().into_iter().chain(poll).chain(emptied).min()
     }
 }
 
@@ -239,6 +261,13 @@ impl Hierarchy {
 pub struct Locked<'h> {
     hierarchy: &'h Hierarchy,
     _guard: MutexGuard<'h, ()>,
+}
+
+/// Groups that have become empty are announced before anybody else may change them.
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.hierarchy.release();
+    }
 }
 
 impl<'h> Locked<'h> {
@@ -277,8 +306,7 @@ impl<'h> Locked<'h> {
         if busy || self.has_live_tasks(id) {
             return Err(Error::Busy);
         }
-        let group = self.change(|tree| tree.remove(id))?;
-        self.hierarchy.release();
+        let group = self.change(|tree| tree.remove(id, &self.hierarchy.subsys))?;
         self.hierarchy.check_for_release(group.parent);
         Ok(())
     }
@@ -313,6 +341,14 @@ impl<'h> Locked<'h> {
     /// CPUs or nodes have come or gone.
     pub fn hotplug(&self) {
         self.hierarchy.subsys.iter().for_each(|ss| (ss.hotplug)(self));
+    }
+
+    /// Forgets the members that have died and tells the release agent, by the settings as they are: they are about to change.
+    pub fn notice_deaths(&self) {
+        let populated: Vec<CgroupId> = self.hierarchy.css_set_lock.lock().members.populated().collect();
+        populated.into_iter().filter(|id| self.tree().get(*id).is_ok_and(|group| group.notify_on_release)).for_each(|id| {
+            self.has_live_tasks(id);
+        });
         self.hierarchy.release();
     }
 }

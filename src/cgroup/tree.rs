@@ -140,11 +140,11 @@ impl Tree {
     ///
     /// # Errors
     /// EBUSY for the root or a group with children, ENODEV if it is gone.
-    pub fn remove(&mut self, id: CgroupId) -> Result<Cgroup> {
-        let group = self.get(id)?;
-        if id == ROOT || !group.children.is_empty() {
+    pub fn remove(&mut self, id: CgroupId, subsys: &[&'static Subsys]) -> Result<Cgroup> {
+        if id == ROOT || !self.get(id)?.children.is_empty() {
             return Err(Error::Busy);
         }
+        subsys.iter().for_each(|ss| (ss.css_offline)(self, id));
         let group = self.groups.remove(&id).ok_or(Error::Removed)?;
         self.get_mut(group.parent)?.children.remove(&group.name);
         Ok(group)

@@ -1,6 +1,7 @@
 //! Command line: the programs `cgfuse` and `mount.cgfuse`. Arguments, start in the background, exit codes.
 
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::panic::catch_unwind;
 use std::path::PathBuf;
 
@@ -143,7 +144,8 @@ pub fn mount_helper(args: impl IntoIterator<Item = OsString>) -> Exit {
         mount::run(&request)?;
         if helper.verbose > 0 {
             let done = if helper.fake { "would be mounted" } else { "mounted" };
-            println!("mount.cgfuse: {} {done} on {}", request.spec.unwrap_or_default(), request.dir.display());
+            // Mounted is mounted, whether or not somebody reads it.
+            let _ = writeln!(io::stdout(), "mount.cgfuse: {} {done} on {}", request.spec.unwrap_or_default(), request.dir.display());
         }
         Ok(())
     })
@@ -164,7 +166,7 @@ fn run<P: Parser>(program: &str, args: impl IntoIterator<Item = OsString>, body:
     match outcome.unwrap_or_else(|_| Err(Failure::new(Exit::Internal, "this is a bug; please report it"))) {
         Ok(()) => Exit::Success,
         Err(failure) => {
-            eprintln!("{program}: {failure}");
+            let _ = writeln!(io::stderr(), "{program}: {failure}");
             failure.exit
         }
     }

@@ -23,6 +23,8 @@ use crate::options::MountOptions;
 
 /// How long a fresh mount may take to answer. A loaded machine takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long after unmounting the server keeps quiet about still being needed.
+const GRACE: Duration = Duration::from_secs(1);
 /// A file of every root group, with or without `noprefix`.
 const PROBE: &str = "notify_on_release";
 
@@ -97,7 +99,7 @@ fn advice(error: &str) -> &'static str {
     let known = [
         ("could not determine username", "; fusermount3 wants an entry in /etc/passwd for this user id"),
         ("ermission denied", "; is the directory the user's own?"),
-        ("not permitted", "; in a user namespace, a mount namespace of its own is needed: unshare -Urm"),
+        ("not permitted", "; it takes CAP_SYS_ADMIN, and in a user namespace a mount namespace of its own: unshare -Urm"),
     ];
     known.into_iter().find(|(text, _)| error.contains(text)).map_or("", |(_, advice)| advice)
 }
@@ -155,6 +157,9 @@ impl Stopper {
             info!("{signal}: unmounting {}", self.mount.point.display());
             self.stop();
             stopping = true;
+            // The program normally ends in this pause.
+            thread::sleep(GRACE);
+            warn!("still in use, by open files or in other mount namespaces; a second signal ends the server at once");
         }
     }
 

@@ -52,25 +52,29 @@ pub struct Css {
     pub flags: CsFlags,
     /// `cpuset.sched_relax_domain_level`.
     pub relax_domain_level: i64,
+    /// How many child groups have an exclusive flag: mostly none, and then siblings need not be compared.
+    exclusive_children: usize,
 }
+
+/// The flags that concern siblings.
+const EXCLUSIVE: CsFlags = CsFlags::CPU_EXCLUSIVE.union(CsFlags::MEM_EXCLUSIVE);
 
 impl Default for Css {
     fn default() -> Self {
-        Self { cpus: Bitmap::new(), mems: Bitmap::new(), flags: CsFlags::SCHED_LOAD_BALANCE, relax_domain_level: -1 }
+        Self { cpus: Bitmap::new(), mems: Bitmap::new(), flags: CsFlags::SCHED_LOAD_BALANCE, relax_domain_level: -1, exclusive_children: 0 }
     }
 }
 
 impl Css {
     /// The root's: all that the machine lets the server use.
     pub fn root(machine: &dyn Machine) -> Self {
-        let flags = CsFlags::CPU_EXCLUSIVE | CsFlags::MEM_EXCLUSIVE | CsFlags::SCHED_LOAD_BALANCE;
+        let flags = EXCLUSIVE | CsFlags::SCHED_LOAD_BALANCE;
         Self { cpus: machine.allowed_cpus(), mems: machine.allowed_mems(), flags, ..Self::default() }
     }
 
     /// `is_cpuset_subset`.
     fn is_subset(&self, other: &Self) -> bool {
-        let exclusive = CsFlags::CPU_EXCLUSIVE | CsFlags::MEM_EXCLUSIVE;
-        self.cpus.is_subset(&other.cpus) && self.mems.is_subset(&other.mems) && other.flags.contains(self.flags & exclusive)
+        self.cpus.is_subset(&other.cpus) && self.mems.is_subset(&other.mems) && other.flags.contains(self.flags & EXCLUSIVE)
     }
 
     /// Whether two siblings have in common what one of them wants for itself.
@@ -78,6 +82,10 @@ impl Css {
         let either = self.flags | other.flags;
         either.contains(CsFlags::CPU_EXCLUSIVE) && self.cpus.intersects(&other.cpus)
             || either.contains(CsFlags::MEM_EXCLUSIVE) && self.mems.intersects(&other.mems)
+    }
+
+    fn is_exclusive(&self) -> bool {
+        self.flags.intersects(EXCLUSIVE)
     }
 
     fn can_run_tasks(&self) -> bool {
@@ -121,26 +129,30 @@ impl TaskCpus {
         wish.filter(|wish| !wish.is_empty()).unwrap_or_else(|| cpus.clone())
     }
 
-    /// The affinity in the root group: what the thread had before, or has asked for since.
-    fn released(&self, root: &Bitmap) -> Bitmap {
-        self.user.clone().unwrap_or_else(|| root.clone())
+    /// The affinity in the root group: what the thread had before, or has asked for since, if any of it is there to run on.
+    fn released(&self, machine: &dyn Machine, root: &Bitmap) -> Bitmap {
+        let usable = |user: &&Bitmap| user.intersects(root) || user.intersects(&machine.online_cpus());
+        self.user.as_ref().filter(usable).cloned().unwrap_or_else(|| machine.own_cpus())
     }
 
-    fn set(&mut self, machine: &dyn Machine, tid: Tid, current: &Bitmap, wanted: Bitmap) -> std::result::Result<bool, Errno> {
-        let changes = wanted != *current;
-        if changes {
-            machine.set_affinity(tid, &wanted)?;
+    /// Gives a thread its affinity; what it had is returned if that was something else.
+    fn set(&mut self, machine: &dyn Machine, tid: Tid, current: &Bitmap, wanted: Bitmap) -> std::result::Result<Option<Bitmap>, Errno> {
+        if wanted == *current && wanted == self.applied {
+            return Ok(None);
         }
-        if wanted != self.applied {
-            self.previous = Some(std::mem::replace(&mut self.applied, wanted));
-        }
-        Ok(changes)
+        machine.set_affinity(tid, &wanted)?;
+        let before = std::mem::replace(&mut self.applied, wanted);
+        // CPUs that are offline did not show.
+        let had = if *current != before && before.and(&machine.online_cpus()) == *current { &before } else { current };
+        let undo = had.clone();
+        self.previous = Some(before);
+        Ok(Some(undo))
     }
 }
 
 /// The controller.
 pub static SUBSYS: Subsys =
-    Subsys { name: "cpuset", files: FILES, css_online, can_attach, prepare_attach, cancel_attach, attach, fork, hotplug };
+    Subsys { name: "cpuset", files: FILES, css_online, css_offline, can_attach, prepare_attach, cancel_attach, attach, fork, hotplug };
 
 const fn flag_file(name: &'static str, show: fn(&Tree, CgroupId) -> i64, store: fn(&Locked<'_>, CgroupId, u64) -> Result<()>) -> Cftype {
     Cftype::new(name, Show::Number(show), Store::U64(store))
@@ -191,23 +203,41 @@ fn show(tree: &Tree, id: CgroupId, set: impl Fn(&Css) -> &Bitmap) -> Vec<u8> {
 
 /// Replaces a group's configuration.
 fn commit(locked: &Locked<'_>, id: CgroupId, css: Css) -> Result<()> {
-    locked.change(|tree| tree.get_mut(id).map(|group| group.css.cpuset = css))
+    locked.change(|tree| {
+        let group = tree.get_mut(id)?;
+        let (was, is, parent) = (group.css.cpuset.is_exclusive(), css.is_exclusive(), group.parent);
+        group.css.cpuset = css;
+        if id != ROOT && was != is {
+            count_exclusive_child(tree, parent, is);
+        }
+        Ok(())
+    })
 }
 
-/// Whether a group may have this configuration (`validate_change`).
+fn count_exclusive_child(tree: &mut Tree, parent: CgroupId, one_more: bool) {
+    if let Ok(parent) = tree.get_mut(parent) {
+        let count = &mut parent.css.cpuset.exclusive_children;
+        *count = if one_more { *count + 1 } else { count.saturating_sub(1) };
+    }
+}
+
+/// Whether a group may have this configuration (`validate_change`). The old one was valid, so that relatives need be looked at
+/// only where the new one may conflict with them.
 fn validate(locked: &Locked<'_>, id: CgroupId, trial: &Css) -> Result<()> {
     let tree = locked.tree();
     let old = css(&tree, id)?;
-    if !tree.children(id).all(|(_, child)| child.css.cpuset.is_subset(trial)) {
+    if !old.is_subset(trial) && !tree.children(id).all(|(_, child)| child.css.cpuset.is_subset(trial)) {
         return Err(Error::Busy);
     }
     if id == ROOT {
         return Ok(());
     }
-    if !trial.is_subset(css(&tree, tree.get(id)?.parent)?) {
+    let parent = css(&tree, tree.get(id)?.parent)?;
+    if !trial.is_subset(parent) {
         return Err(Error::Access);
     }
-    if tree.siblings(id).any(|(_, sibling)| trial.conflicts(&sibling.css.cpuset)) {
+    let compare = trial.is_exclusive() || parent.exclusive_children > 0;
+    if compare && tree.siblings(id).any(|(_, sibling)| trial.conflicts(&sibling.css.cpuset)) {
         return Err(Error::Invalid);
     }
     let emptied = !old.cpus.is_empty() && trial.cpus.is_empty() || !old.mems.is_empty() && trial.mems.is_empty();
@@ -310,12 +340,20 @@ fn css_online(tree: &mut Tree, id: CgroupId) {
     let Ok(group) = tree.get(id) else { return };
     let Ok(parent) = css(tree, group.parent) else { return };
     let inherited = parent.flags & (CsFlags::SPREAD_PAGE | CsFlags::SPREAD_SLAB);
-    let exclusive = CsFlags::CPU_EXCLUSIVE | CsFlags::MEM_EXCLUSIVE;
-    let clone = group.clone_children && !tree.siblings(id).any(|(_, sibling)| sibling.css.cpuset.flags.intersects(exclusive));
+    let clone = group.clone_children && parent.exclusive_children == 0;
     let (cpus, mems) = if clone { (parent.cpus.clone(), parent.mems.clone()) } else { Default::default() };
     let css = Css { cpus, mems, flags: inherited | CsFlags::SCHED_LOAD_BALANCE, ..Css::default() };
     if let Ok(group) = tree.get_mut(id) {
         group.css.cpuset = css;
+    }
+}
+
+/// `cpuset_css_offline`: what the group had for itself is free.
+fn css_offline(tree: &mut Tree, id: CgroupId) {
+    if let Ok(group) = tree.get(id)
+        && group.css.cpuset.is_exclusive()
+    {
+        count_exclusive_child(tree, group.parent, false);
     }
 }
 
@@ -359,7 +397,7 @@ fn prepare_attach(locked: &Locked<'_>, to: CgroupId, changes: &mut [Change]) -> 
         } else if let Some((_, from)) = sources.iter().find(|(id, _)| *id == change.from) {
             state.observe(machine, current, from, &root);
         }
-        let wanted = if to == ROOT { state.released(&root) } else { state.within(&cpus) };
+        let wanted = if to == ROOT { state.released(machine, &root) } else { state.within(&cpus) };
         state.set(machine, change.task.tid, current, wanted)
     });
     Ok(moved?)
@@ -391,18 +429,19 @@ fn attach(locked: &Locked<'_>, to: CgroupId, changes: &[Change]) {
 }
 
 /// `cpuset_fork`: a child has its creator's wish, and the CPUs of the group.
-fn fork(machine: &dyn Machine, tree: &Tree, id: CgroupId, child: Tid, parent: &TaskState, state: &mut TaskState) {
-    let parent = &parent.cpuset;
-    state.cpuset = TaskCpus { user: parent.user.clone(), applied: parent.applied.clone(), previous: None };
+fn fork(machine: &dyn Machine, tree: &Tree, id: CgroupId, child: Tid, state: &mut TaskState, settled: bool) {
+    let state = &mut state.cpuset;
     let (Ok(current), Ok(css), Ok(root)) = (machine.affinity(child), css(tree, id), css(tree, ROOT)) else { return };
-    // Born while its creator was being moved, it has what its creator had before.
-    if parent.previous.as_ref() != Some(&current) {
-        state.cpuset.observe(machine, &current, &css.cpus, &root.cpus);
+    // Born while its creator was being moved, it may have what its creator had before.
+    if settled && state.previous.as_ref() != Some(&current) {
+        state.observe(machine, &current, &css.cpus, &root.cpus);
     }
-    let wanted = state.cpuset.within(&css.cpus);
-    if let Err(errno) = state.cpuset.set(machine, child, &current, wanted) {
+    state.applied.clone_from(&current);
+    let wanted = state.within(&css.cpus);
+    if let Err(errno) = state.set(machine, child, &current, wanted) {
         log::info!("child {child} keeps CPUs {current}: {errno}");
     }
+    state.previous = None;
 }
 
 /// `cpuset_hotplug_workfn` with v1's rules: what is lost is lost for good, and tasks of a group that has nothing left go up.
@@ -452,11 +491,10 @@ fn nearest_runnable(tree: &Tree, id: CgroupId) -> CgroupId {
 }
 
 /// Lets `f` change each task by its current affinity, with several threads if there are many; the first error
-/// ends it. `f` tells whether it has changed the affinity, which is remembered for undoing it. A task that has
-/// exited is marked, and no error.
+/// ends it. `f` gives the affinity to go back to if it has changed it. A task that has exited is marked, and no error.
 fn for_each_task<F>(machine: &dyn Machine, changes: &mut [Change], f: F) -> std::result::Result<(), Errno>
 where
-    F: Fn(&mut Change, &Bitmap) -> std::result::Result<bool, Errno> + Sync,
+    F: Fn(&mut Change, &Bitmap) -> std::result::Result<Option<Bitmap>, Errno> + Sync,
 {
     let failed = AtomicBool::new(false);
     let each = |changes: &mut [Change]| {
@@ -464,10 +502,8 @@ where
             if failed.load(Ordering::Relaxed) {
                 break;
             }
-            let outcome = machine.affinity(change.task.tid).and_then(|current| Ok((f(change, &current)?, current)));
-            match outcome {
-                Ok((true, current)) => change.undo = Some(current),
-                Ok((false, _)) => {}
+            match machine.affinity(change.task.tid).and_then(|current| f(change, &current)) {
+                Ok(undo) => change.undo = undo,
                 Err(Errno::ESRCH) => change.gone = true,
                 Err(errno) => {
                     failed.store(true, Ordering::Relaxed);

@@ -39,6 +39,8 @@ pub struct Subsys {
     pub files: &'static [Cftype],
     /// A new group starts with this state; the group is in the tree already.
     pub css_online: fn(&mut Tree, CgroupId),
+    /// A group is about to be removed; it is still in the tree.
+    pub css_offline: fn(&mut Tree, CgroupId),
     /// May these tasks move to that group? Changes nothing.
     pub can_attach: fn(&Locked<'_>, &Writer<'_>, CgroupId, &[Change]) -> Result<()>,
     /// Makes the move take effect. If it fails, what it did is undone by `cancel_attach`.
@@ -47,8 +49,9 @@ pub struct Subsys {
     pub cancel_attach: fn(&dyn Machine, &mut [Change]),
     /// The move is done; what is left cannot fail.
     pub attach: fn(&Locked<'_>, CgroupId, &[Change]),
-    /// A child has been found: gives it its state by its creator's.
-    pub fork: fn(&dyn Machine, &Tree, CgroupId, Tid, &TaskState, &mut TaskState),
+    /// A child has been found, and has its creator's state: makes it true. The last argument tells whether the child can have
+    /// asked for something itself since, or whether its creator was being changed.
+    pub fork: fn(&dyn Machine, &Tree, CgroupId, Tid, &mut TaskState, bool),
     /// CPUs or nodes have come or gone.
     pub hotplug: fn(&Locked<'_>),
 }

