@@ -69,6 +69,7 @@ scripts! {
     forbidden = tree::forbidden, SHARED;
     chmod_chown = tree::chmod_chown, SHARED;
     odd_calls = tree::odd_calls, SHARED;
+    polling = tree::polling, SHARED;
     xattrs = tree::xattrs, SHARED;
 
     reading = content::reading, SHARED;
@@ -77,6 +78,8 @@ scripts! {
     pid_syntax = content::pid_syntax, SHARED;
     writer_moves_itself = content::writer_moves_itself, SHARED;
     threads_and_processes = content::threads_and_processes, SHARED;
+    born_of_split_processes = content::born_of_split_processes, SHARED;
+    the_gone = content::the_gone, SHARED;
     credentials = content::credentials, SHARED;
     core_flags = content::core_flags, SHARED;
 
@@ -92,7 +95,6 @@ scripts! {
     affinity_follows = cpuset::affinity_follows, SHARED;
     own_masks = cpuset::own_masks, SHARED;
     own_masks_born_overruled = cpuset::own_masks_born_overruled, SHARED;
-    wishes_beyond_the_group = cpuset::wishes_beyond_the_group, SHARED;
     precedence = cpuset::precedence, SHARED;
     precedence_exclusive = cpuset::precedence_exclusive, ALONE;
 }
@@ -119,11 +121,17 @@ fn random_scripts() {
     let steps = usize::try_from(setting("CGFUSE_PARITY_STEPS", 80)).expect("small");
     eprintln!("random scripts: CGFUSE_SEED={first}");
     let mount = compare::mount();
+    let mut reports = Vec::new();
     for seed in first..first + count {
         if let Some(report) = random::check(&mount, random::script(seed, steps)) {
-            panic!("repeat with CGFUSE_SEED={seed} CGFUSE_PARITY_SCRIPTS=1 CGFUSE_PARITY_STEPS={steps}; shrunk:\n{report}");
+            reports.push(format!("CGFUSE_SEED={seed} CGFUSE_PARITY_SCRIPTS=1 CGFUSE_PARITY_STEPS={steps} repeats it; shrunk:\n{report}"));
+        }
+        // A few different ones tell more than one, a hundred do not.
+        if reports.len() == 5 {
+            break;
         }
     }
+    assert!(reports.is_empty(), "{}", reports.join("\n\n"));
 }
 
 #[test]

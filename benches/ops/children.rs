@@ -5,11 +5,14 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::nullfs::{self, Serving};
@@ -93,6 +96,17 @@ pub(crate) fn threads(pid: i32) -> io::Result<Vec<i32>> {
     Ok(tids)
 }
 
+/// The servers that run.
+static SERVERS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// Ends all servers, so that whoever waits for one of them that is stuck gets an error.
+pub(crate) fn end_servers() {
+    for server in SERVERS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        // It is a child that has not been reaped, so the pid is still its own.
+        let _ = kill(*server, Signal::SIGKILL);
+    }
+}
+
 /// A FUSE file system served by a child process.
 pub(crate) struct Served {
     server: Killed,
@@ -119,7 +133,7 @@ impl Served {
     pub(crate) fn ours() -> io::Result<Self> {
         Self::start("cgfuse", |dir| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_cgfuse"));
-            command.arg("mount").arg(dir).args(["-o", "cpuset", "-f"]).env_remove("RUST_LOG");
+            command.arg("mount").arg(dir).args(["-o", "cpuset", "-f"]).env("RUST_LOG", "warn");
             Ok(command)
         })
     }
@@ -127,6 +141,7 @@ impl Served {
     fn start(name: &str, command: impl FnOnce(&Path) -> io::Result<Command>) -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix(&format!("bench-{name}-")).tempdir()?;
         let server = Killed::start(command(dir.path())?.stdin(Stdio::null()))?;
+        SERVERS.lock().unwrap_or_else(PoisonError::into_inner).push(Pid::from_raw(server.pid()));
         let mut served = Self { server, dir };
         let end = Instant::now() + Duration::from_secs(10);
         while !served.dir().join("tasks").exists() {
@@ -168,6 +183,7 @@ impl Served {
 impl Drop for Served {
     fn drop(&mut self) {
         let _ = umount2(self.dir.path(), MntFlags::MNT_DETACH);
+        SERVERS.lock().unwrap_or_else(PoisonError::into_inner).retain(|pid| pid.as_raw() != self.server.pid());
     }
 }
 

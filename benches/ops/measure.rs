@@ -3,6 +3,7 @@
 //! The contenders take turns in small batches. What disturbs the machine for longer than a batch
 //! disturbs them all, and is gone from the ratio, which is taken within each round.
 
+use crate::children::end_servers;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, Scope};
@@ -64,6 +65,9 @@ pub(crate) struct Pace {
 const MIN_ROUNDS: usize = 5;
 const MAX_ROUNDS: usize = 301;
 
+/// A batch that takes longer waits for a server that will never answer.
+const STUCK: Duration = Duration::from_secs(60);
+
 /// Measures the contenders in turn until the budget is used; the results in their order.
 ///
 /// Each has a client thread of its own: the scheduler places a server by its client's history of
@@ -109,7 +113,10 @@ impl<const P: usize> Client<P> {
 
     fn run(&self, n: usize) -> io::Result<[Duration; P]> {
         self.orders.send(n).map_err(io::Error::other)?;
-        self.results.recv().map_err(io::Error::other)?
+        self.results.recv_timeout(STUCK).unwrap_or_else(|_| {
+            end_servers();
+            Err(io::Error::other("no answer for a minute: all servers have been ended"))
+        })
     }
 }
 

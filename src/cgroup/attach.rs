@@ -182,12 +182,11 @@ impl Locked<'_> {
         }
         self.may_move(writer, tid)?;
         let tgid = known.or(info.map(|info| info.tgid)).unwrap_or(tid);
+        let thread = Change::migration(&css_set.members, tid, tgid, info, to);
+        drop(css_set);
         let changes = match ids {
-            Ids::Threads => Change::migration(&css_set.members, tid, tgid, info, to).into_iter().collect(),
-            Ids::Processes => {
-                drop(css_set);
-                self.changes_of_process(tgid, to)?
-            }
+            Ids::Threads => thread.into_iter().collect(),
+            Ids::Processes => self.changes_of_process(tgid, to)?,
         };
         let moved = self.migrate(writer, to, changes, (ids == Ids::Processes).then_some(tgid));
         moved.or_else(|error| self.explain(tid, ids, error))

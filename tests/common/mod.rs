@@ -176,7 +176,14 @@ fn flock(path: &str, how: FlockArg) -> Flock<File> {
         file.or_else(|_| File::open(path))
     });
     let file = file.unwrap_or_else(|e| panic!("{path}: {e}"));
-    Flock::lock(file, how).unwrap_or_else(|(_, e)| panic!("flock {path}: {e}"))
+    let at_once = match how {
+        FlockArg::LockShared => FlockArg::LockSharedNonblock,
+        _ => FlockArg::LockExclusiveNonblock,
+    };
+    Flock::lock(file, at_once).unwrap_or_else(|(file, _)| {
+        eprintln!("waiting for other tests: {path}");
+        Flock::lock(file, how).unwrap_or_else(|(_, e)| panic!("flock {path}: {e}"))
+    })
 }
 
 // ---------------------------------------------------------------------------------------

@@ -60,12 +60,18 @@ pub fn ours(mount: &Option<Arc<Mount>>, script: &Script) -> Vec<Outcome> {
     }
 }
 
-/// The first step with different outcomes, with all that led to it.
+/// The first step with different outcomes, with all that led to it, and the later ones (which
+/// may be its consequences).
 pub fn difference(steps: &[Step], kernel: Option<&[Outcome]>, ours: &[Outcome]) -> Option<String> {
     let kernel = kernel?;
-    let at = (0..ours.len()).find(|&i| kernel[i] != ours[i])?;
-    let what = format!("kernel: {:?}\n    ours: {:?}", kernel[at], ours[at]);
-    Some(report(steps, ours, at, &what))
+    let mut differing = (0..ours.len()).filter(|&i| kernel[i] != ours[i]);
+    let at = differing.next()?;
+    let what = format!("kernel: {:?}\n    ours:   {:?}", kernel[at], ours[at]);
+    let mut text = report(steps, ours, at, &what);
+    for i in differing {
+        let _ = writeln!(text, "later, step {i}: {:?}: kernel {:?}, ours {:?}", steps[i], kernel[i], ours[i]);
+    }
+    Some(text)
 }
 
 /// The first step that did not give what it names.

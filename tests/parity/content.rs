@@ -14,6 +14,10 @@ fn ready(path: &str, cpus: &str) -> [Step; 3] {
     [mkdir(path).ok(), write(format!("{path}/cpuset.cpus"), cpus).ok(), write(format!("{path}/cpuset.mems"), "0").ok()]
 }
 
+fn cpus_of(path: &str, cpus: &str) -> Step {
+    write(format!("{path}/cpuset.cpus"), cpus)
+}
+
 /// 1.8
 pub fn reading() -> Vec<Step> {
     let mut s = vec![
@@ -400,6 +404,79 @@ pub fn threads_and_processes() -> Vec<Step> {
         read("b/tasks"),
         wait(1).ok(),
         attach("b/tasks", P(1)).fails(ESRCH),
+    ]);
+    s
+}
+
+/// 2.1: threads and children are born where their creator is, not where its leader is
+pub fn born_of_split_processes() -> Vec<Step> {
+    let mut s = Vec::new();
+    s.extend(ready("a", "0"));
+    s.extend(ready("b", "1"));
+    s.extend([
+        start(0).ok(),
+        thread(P(0)).ok(),
+        attach("a/tasks", P(0)).ok(),
+        fork(T(0, 1)).ok(),
+        read("a/tasks").gives("p0"),
+        thread(T(0, 1)).ok(),
+        read("a/tasks").gives("p0"),
+        affinity(C(0, 1)).gives("[0, 1]"),
+        affinity(T(0, 2)).gives("[0, 1]"),
+        attach("b/tasks", T(0, 1)).ok(),
+        thread(T(0, 1)).ok(),
+        fork(T(0, 3)).ok(),
+        fork(T(0, 2)).ok(),
+        read("b/tasks").gives("p0.c2 p0.t1 p0.t3"),
+        read("a/tasks").gives("p0"),
+        cpus_of("b", "0").ok(),
+        affinity(T(0, 3)).gives("[0]"),
+        affinity(C(0, 2)).gives("[0]"),
+        affinity(T(0, 2)).gives("[0, 1]"),
+        fork(P(0)).ok(),
+        end_thread(P(0)).ok(),
+        read("a/tasks").gives("p0.c4"),
+        thread(T(0, 2)).ok(),
+        fork(T(0, 2)).ok(),
+        read("a/tasks").gives("p0.c4"),
+        read("b/tasks").gives("p0.c2 p0.t1 p0.t3"),
+        attach("a/cgroup.procs", P(0)).ok(),
+        read("a/tasks").gives("p0.c4 p0.t1 p0.t2 p0.t3 p0.t4"),
+        read("b/tasks").gives("p0.c2"),
+    ]);
+    s
+}
+
+/// 2.1: nobody is moved who is gone, not even to where he was
+pub fn the_gone() -> Vec<Step> {
+    let mut s = Vec::new();
+    s.extend(ready("a", "0"));
+    s.extend([
+        start(0).ok(),
+        start(1).ok(),
+        start(2).ok(),
+        attach("a/tasks", P(0)).ok(),
+        wait(0).ok(),
+        attach("a/tasks", P(0)).fails(ESRCH),
+        attach("a/cgroup.procs", P(0)).fails(ESRCH),
+        attach("a/cgroup.procs", P(1)).ok(),
+        thread(P(1)).ok(),
+        fork(P(1)).ok(),
+        read("a/tasks").gives("p1 p1.c1 p1.t1"),
+        end_thread(T(1, 1)).ok(),
+        attach("a/tasks", T(1, 1)).fails(ESRCH),
+        reap(C(1, 1)).ok(),
+        attach("a/cgroup.procs", C(1, 1)).fails(ESRCH),
+        attach("a/tasks", P(2)).ok(),
+        thread(P(2)).ok(),
+        exec(T(2, 1)).ok(),
+        attach("a/tasks", T(2, 1)).fails(ESRCH),
+        attach("a/tasks", P(2)).ok(),
+        read("a/tasks").gives("p1 p2"),
+        rmdir("a").fails(EBUSY),
+        wait(1).ok(),
+        wait(2).ok(),
+        rmdir("a").ok(),
     ]);
     s
 }

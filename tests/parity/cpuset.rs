@@ -752,31 +752,6 @@ pub fn own_masks_born_overruled() -> Vec<Step> {
     s
 }
 
-/// 3.5: masks the kernel refuses or cuts; user space only learns of them afterwards
-pub fn wishes_beyond_the_group() -> Vec<Step> {
-    let mut s = Vec::new();
-    s.extend(ready("a", "0"));
-    s.extend(ready("w", "0-1"));
-    s.extend([
-        start(0).ok(),
-        attach("a/tasks", P(0)).ok(),
-        pin(P(0), &[]).fails(EINVAL),
-        pin(P(0), &[100]).fails(EINVAL),
-        affinity(P(0)).gives("[0]"),
-        pin(P(0), &[0]).ok(),
-        attach("w/tasks", P(0)).ok(),
-        affinity(P(0)).gives("[0]"),
-        attach("a/tasks", P(0)).ok(),
-        pin(P(0), &[1]).fails(EINVAL),
-        affinity(P(0)).gives("[0]"),
-        pin(P(0), &[0, 1]).ok(),
-        affinity(P(0)).gives("[0]"),
-        cpus_of("a", "0-1").ok(),
-        affinity(P(0)).gives("[0, 1]"),
-    ]);
-    s
-}
-
 /// 8
 pub fn precedence() -> Vec<Step> {
     let mut s = vec![

@@ -168,16 +168,17 @@ fn task_step(rng: &mut Rng) -> Step {
 }
 
 /// Descriptors: no empty writes and no seeking (see `differences`), no lists of tasks (the
-/// kernel keeps those for a second).
+/// kernel keeps those for a second). Number 3 is for `tasks`: whoever writes `0` or `1` there
+/// moves himself or init.
 fn fd_step(rng: &mut Rng, group: &str) -> Step {
     let n = rng.below(3);
     match rng.below(12) {
         0..3 => hold(n, at(group, rng.of(&READABLE)), libc::O_RDWR),
-        3 => hold(n, at(group, "tasks"), libc::O_WRONLY),
+        3 => hold(3, at(group, "tasks"), libc::O_WRONLY),
         4..6 => h_read(n, rng.of(&[1, 2, 100])),
         6 => h_pread(n, rng.of(&[1, 2, 100]), rng.of(&[0, 1, 2, 5])),
         7..9 => h_write(n, rng.of(&["0", "1", "0-1", "\n", "x"])),
-        9 => h_attach(n, "{d}", any_task(rng)),
+        9 => h_attach(3, "{d}", any_task(rng)),
         10 => on(n, On::Stat),
         _ => on(n, On::Truncate(0)),
     }

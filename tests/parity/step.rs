@@ -210,8 +210,6 @@ pub enum OnFd {
     Poll,
     Fallocate,
     Flock,
-    Sendfile,
-    Splice,
 }
 
 /// What is done by or to a task.

@@ -188,7 +188,7 @@ impl World {
     fn look(&self, act: &Act) -> Told {
         match act {
             Act::Stat(path) => Ok(show_stat(&fs::symlink_metadata(self.at(path))?, path)),
-            Act::List(path) => list(Dir::open(&self.at(path), OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())?),
+            Act::List(path) => list(Dir::open(&self.at(path), OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())?, path),
             Act::Statfs(path) => {
                 let s = nix::sys::statvfs::statvfs(&self.at(path))?;
                 let counts = [s.blocks(), s.blocks_free(), s.blocks_available(), s.files(), s.files_free()];
@@ -232,9 +232,7 @@ impl World {
                 let text = spell(template, self.id(*task)?);
                 written(unistd::write(fd, &text), text.len())
             }
-            OnFd::Sendfile => transfer(|pipe| raw::sendfile(pipe, fd, 4096)),
-            OnFd::Splice => transfer(|pipe| raw::splice(fd, pipe, 4096)),
-            OnFd::List => list(Dir::from_fd(fd.try_clone_to_owned()?)?),
+            OnFd::List => list(Dir::from_fd(fd.try_clone_to_owned()?)?, path),
             OnFd::Stat => Ok(show_stat(&File::from(fd.try_clone_to_owned()?).metadata()?, path)),
             what => plain_fd(fd, what),
         }
@@ -313,18 +311,19 @@ fn show_times(m: &fs::Metadata) -> String {
     format!("{} {} {}", show(m.atime()), show(m.mtime()), show(m.ctime()))
 }
 
-fn list(mut dir: Dir) -> Told {
+/// All names with their type. The hierarchy's root has groups of others; they are left out.
+fn list(mut dir: Dir, path: &Bytes) -> Told {
     let mut names = Vec::new();
     for entry in dir.iter() {
         let entry = entry?;
+        let name = entry.file_name().to_bytes();
         let kind = match entry.file_type() {
             Some(Type::Directory) => "/",
             Some(Type::File) => "",
             _ => "?",
         };
-        let name = entry.file_name().to_bytes().escape_ascii().to_string();
-        if !name.starts_with("cgfuse-test") {
-            names.push(name + kind);
+        if path.0 != b".." || kind.is_empty() || name.iter().all(|b| *b == b'.') {
+            names.push(format!("{}{kind}", name.escape_ascii()));
         }
     }
     names.sort();
@@ -357,7 +356,8 @@ fn plain_fd(fd: BorrowedFd<'_>, what: &OnFd) -> Told {
             file.unlock()?;
         }
         OnFd::Poll => {
-            let mut fds = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN | nix::poll::PollFlags::POLLOUT)];
+            let mut fds =
+                [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN | nix::poll::PollFlags::POLLOUT | nix::poll::PollFlags::POLLPRI)];
             nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO)?;
             return Ok(format!("{:?}", fds[0].revents()));
         }
@@ -375,16 +375,6 @@ fn seek(fd: BorrowedFd<'_>, to: i64, whence: i32) -> Told {
         _ => Whence::SeekHole,
     };
     Ok(unistd::lseek(fd, to, whence)?.to_string())
-}
-
-/// Moves bytes into a pipe by `how` and shows them.
-fn transfer(how: impl FnOnce(BorrowedFd<'_>) -> Result<usize, i32>) -> Told {
-    let (from, to) = unistd::pipe()?;
-    let n = how(to.as_fd())?;
-    drop(to);
-    let mut text = String::new();
-    File::from(from).read_to_string(&mut text)?;
-    Ok(format!("{n} {text:?}"))
 }
 
 /// The template with the task's id in it.
