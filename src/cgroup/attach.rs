@@ -294,7 +294,7 @@ impl Locked<'_> {
 
     /// Moves all tasks of a group to another without asking anybody (`cgroup_transfer_tasks`).
     pub fn transfer_tasks(&self, from: CgroupId, to: CgroupId) {
-        let nobody = Writer { opener_uid: 0, uid: 0, tid: 0, caller: &|| Err(Errno::ESRCH) };
+        let nobody = Writer { opener_uid: 0, opener_caps: 0, uid: 0, tid: 0, caller: &|| Err(Errno::ESRCH) };
         let tasks: Vec<Task> = self.hierarchy.sync().members.of_group(from).cloned().collect();
         for task in tasks {
             let tid = task.tid;

@@ -3,10 +3,7 @@
 use super::{CgroupId, Locked, Tree, Writer};
 use crate::controllers::{CftFlags, Cftype, Ids, Show, Store};
 use crate::error::{Error, Result};
-use crate::sys::Machine;
-
-/// CAP_SYS_ADMIN, as a bit of a capability set.
-const CAP_SYS_ADMIN: u64 = 1 << 21;
+use crate::sys::{CAP_SYS_ADMIN, Machine};
 
 /// The longest release agent (`release_agent_path` has PATH_MAX bytes).
 const RELEASE_AGENT_MAX: usize = 4095;
@@ -19,7 +16,7 @@ pub static FILES: &[Cftype] = &[
     Cftype::new("tasks", Show::Members(Ids::Threads), Store::Attach(Ids::Threads)),
     Cftype::new("notify_on_release", Show::Number(|tree, id| flag(tree, id).0), Store::U64(write_notify_on_release)),
     Cftype::new("release_agent", Show::Text(show_release_agent), Store::Text(write_release_agent))
-        .on(CftFlags::ONLY_ON_ROOT)
+        .on(CftFlags::ONLY_ON_ROOT.union(CftFlags::OPENER_CAPABLE))
         .max(|_: &dyn Machine| RELEASE_AGENT_MAX),
 ];
 
@@ -45,11 +42,8 @@ fn show_release_agent(tree: &Tree, _: CgroupId) -> Vec<u8> {
 /// `cgroup_release_agent_write`: the agent runs with the server's rights, so only who has them may name it.
 fn write_release_agent(locked: &Locked<'_>, writer: &Writer<'_>, _: CgroupId, text: &[u8]) -> Result<()> {
     let owner = locked.hierarchy.owner;
-    let allowed = if owner == 0 && locked.machine().root_is_global() {
-        (writer.caller)().is_ok_and(|caller| caller.creds.cap_effective & CAP_SYS_ADMIN != 0)
-    } else {
-        writer.uid == owner
-    };
+    let allowed =
+        if owner == 0 && locked.machine().root_is_global() { writer.opener_caps & CAP_SYS_ADMIN != 0 } else { writer.opener_uid == owner };
     if !allowed {
         return Err(Error::Perm);
     }

@@ -44,6 +44,8 @@ const RELEASE_POLL: Duration = Duration::from_millis(100);
 pub struct Writer<'a> {
     /// Effective uid of the one who opened the file: the credentials that decide about moving a task.
     pub opener_uid: u32,
+    /// Effective capabilities of the one who opened the file, where they decide.
+    pub opener_caps: u64,
     /// Effective uid of the one who writes.
     pub uid: u32,
     /// The writing thread, 0 if it cannot be seen from the server's pid namespace.

@@ -8,12 +8,9 @@ use super::{CftFlags, Cftype, Show, Store, Subsys, TaskState};
 use crate::bitmap::{Bitmap, strip};
 use crate::cgroup::{CgroupId, Change, Locked, ROOT, Tree, Writer};
 use crate::error::{Error, Result};
-use crate::sys::{Errno, Machine, Tid};
+use crate::sys::{CAP_SYS_NICE, Errno, Machine, Tid};
 use bitflags::bitflags;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// CAP_SYS_NICE, as a bit of a capability set.
-const CAP_SYS_NICE: u64 = 1 << 23;
 
 /// Fewer tasks than this are not worth a thread of their own.
 const CHUNK: usize = 128;
@@ -241,8 +238,13 @@ fn validate(locked: &Locked<'_>, id: CgroupId, trial: &Css) -> Result<()> {
         return Err(Error::Invalid);
     }
     let emptied = !old.cpus.is_empty() && trial.cpus.is_empty() || !old.mems.is_empty() && trial.mems.is_empty();
+    // No CPUs have no room for the bandwidth that the scheduler reserves for deadlines (`cpuset_cpumask_can_shrink`).
+    let cannot_shrink = old.flags.contains(CsFlags::CPU_EXCLUSIVE) && !old.cpus.is_empty() && trial.cpus.is_empty();
     drop(tree);
-    if emptied && locked.is_populated(id) { Err(Error::NoSpace) } else { Ok(()) }
+    if emptied && locked.is_populated(id) {
+        return Err(Error::NoSpace);
+    }
+    if cannot_shrink { Err(Error::Busy) } else { Ok(()) }
 }
 
 /// `update_cpumask`.

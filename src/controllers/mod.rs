@@ -64,6 +64,8 @@ bitflags! {
         const ONLY_ON_ROOT = 1 << 0;
         /// CFTYPE_NOT_ON_ROOT.
         const NOT_ON_ROOT = 1 << 1;
+        /// What the opener may do decides about writing (`file_ns_capable`).
+        const OPENER_CAPABLE = 1 << 2;
     }
 }
 

@@ -416,7 +416,7 @@ impl Filesystem for Face {
     }
 
     fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply.ok();
+        reply.error(Errno::EINVAL);
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
@@ -432,8 +432,8 @@ impl Filesystem for Face {
         reply_xattr(reply, size, self.vfs.get_xattr(ino.0, name.as_bytes()));
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        reply_xattr(reply, size, Ok(self.vfs.list_xattr(ino.0)));
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        reply_xattr(reply, size, Ok(self.vfs.list_xattr(ino.0, client(req))));
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -462,14 +462,15 @@ impl Filesystem for Face {
         &self,
         _req: &Request,
         _ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         _ph: PollNotifier,
         _events: PollEvents,
         _flags: PollFlags,
         reply: ReplyPoll,
     ) {
-        // The kernel then says what it says for files that are always ready, and does not ask again.
-        reply.error(Errno::ENOSYS);
+        let ready = PollEvents::POLLIN | PollEvents::POLLOUT | PollEvents::POLLRDNORM | PollEvents::POLLWRNORM;
+        let news = PollEvents::POLLERR | PollEvents::POLLPRI;
+        reply.poll(if self.vfs.has_been_read(fh.0) { ready } else { ready | news });
     }
 
     fn fallocate(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _offset: u64, _length: u64, _mode: i32, reply: ReplyEmpty) {

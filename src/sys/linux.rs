@@ -57,11 +57,10 @@ impl Linux {
 
     /// The scheduler's topology levels, innermost first, as the sets of one CPU's siblings in each.
     fn topology(&self, cpu: usize) -> Vec<Bitmap> {
-        ["topology/thread_siblings_list", "topology/cluster_cpus_list", "cache/index3/shared_cpu_list", "topology/package_cpus_list"]
-            .iter()
-            .filter_map(|file| list_file(&format!("{CPU}/cpu{cpu}/{file}")))
-            .skip_while(|siblings| siblings.len() == 1 && !self.has_smt())
-            .collect()
+        // Without SMT the kernel leaves its level out.
+        let smt = self.has_smt().then_some("topology/thread_siblings_list");
+        let levels = ["topology/cluster_cpus_list", "cache/index3/shared_cpu_list", "topology/package_cpus_list"];
+        smt.into_iter().chain(levels).filter_map(|file| list_file(&format!("{CPU}/cpu{cpu}/{file}"))).collect()
     }
 
     fn has_smt(&self) -> bool {
@@ -312,20 +311,22 @@ impl Machine for Linux {
     fn run_release_agent(&self, agent: &OsStr, path: &OsStr) {
         let mut command = Command::new(agent);
         command.arg(path).env_clear().env("HOME", "/").env("PATH", "/sbin:/bin:/usr/sbin:/usr/bin").current_dir("/");
-        let close_stdio = || {
+        let close_all = || {
             for fd in 0..3 {
                 // SAFETY: closing a descriptor of the forked child touches no memory; whether it was open does not matter.
                 unsafe { libc::close(fd) };
             }
+            // SAFETY: only marks descriptors of the forked child to be closed at exec; the one that reports its failure lives until then.
+            unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
             Ok(())
         };
-        // SAFETY: the closure only calls close(2), which is async-signal-safe.
-        unsafe { command.pre_exec(close_stdio) };
+        // SAFETY: the closure only makes system calls, which are async-signal-safe.
+        unsafe { command.pre_exec(close_all) };
         let shown = format!("{} {}", agent.display(), path.display());
         let run = move || match command.status() {
             Ok(status) => log::debug!("release agent {shown}: {status}"),
             // As in the kernel, nobody waits for the agent and nobody is told but the log.
-            Err(e) => log::info!("release agent {shown}: {e}"),
+            Err(e) => log::info!("release agent {shown}: {}", Errno::from_raw(e.raw_os_error().unwrap_or(0)).desc()),
         };
         if let Err(e) = std::thread::Builder::new().name("release-agent".into()).spawn(run) {
             log::warn!("release agent not started: {e}");

@@ -18,6 +18,12 @@ pub use nix::errno::Errno;
 /// A thread id, in the server's pid namespace.
 pub type Tid = i32;
 
+/// CAP_SYS_ADMIN as a bit of a capability set.
+pub const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+/// CAP_SYS_NICE as a bit of a capability set.
+pub const CAP_SYS_NICE: u64 = 1 << 23;
+
 bitflags! {
     /// The task flags (field 9 of /proc/PID/stat) that decide whether a task may be moved.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]

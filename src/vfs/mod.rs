@@ -9,7 +9,7 @@ pub use attr::{Attr, SetAttr, Stat};
 pub use xattr::XattrMode;
 
 use crate::cgroup::{CgroupId, FILES, Hierarchy, Locked, ROOT, Writer, parse};
-use crate::controllers::{Cftype, Ids, Show, Store};
+use crate::controllers::{CftFlags, Cftype, Ids, Show, Store};
 use crate::error::{Error, Result};
 use crate::sys::Tid;
 use attr::{Node, Slot};
@@ -81,7 +81,7 @@ pub struct Dirent {
 
 /// What a descriptor of a client stands for.
 enum Handle {
-    File { ino: Ino, opener_uid: u32, text: Mutex<Snapshot> },
+    File { ino: Ino, opener_uid: u32, opener_caps: u64, text: Mutex<Snapshot> },
     Dir { ino: Ino, entries: Mutex<Arc<Vec<Dirent>>> },
 }
 
@@ -91,6 +91,8 @@ struct Snapshot {
     text: Vec<u8>,
     /// Where the last read ended; a read elsewhere shows new content.
     next: u64,
+    /// It has been read at all.
+    read: bool,
 }
 
 /// A hierarchy as a tree of files.
@@ -265,10 +267,14 @@ impl Vfs {
     /// Opens a control file: its content is that of the first read.
     ///
     /// # Errors
-    /// ENODEV if the group has been removed.
+    /// ENOENT if the group has been removed.
     pub fn open(&self, ino: Ino, client: Client) -> Result<u64> {
-        self.hierarchy.tree().get(locate(ino).0)?;
-        Ok(self.add_handle(Handle::File { ino, opener_uid: client.uid, text: Mutex::default() }))
+        let (id, slot) = locate(ino);
+        self.hierarchy.tree().get(id).map_err(removed_is_not_found)?;
+        let decide = self.file(slot).is_some_and(|file| file.cft.flags.contains(CftFlags::OPENER_CAPABLE));
+        let caller = if decide { self.hierarchy.machine().caller(client.tid).ok() } else { None };
+        let opener_caps = caller.map_or(0, |caller| caller.creds.cap_effective);
+        Ok(self.add_handle(Handle::File { ino, opener_uid: client.uid, opener_caps, text: Mutex::default() }))
     }
 
     /// Opens a group for listing it.
@@ -333,16 +339,26 @@ impl Vfs {
     pub fn read(&self, fh: u64, offset: u64, size: usize, client: Client) -> Result<Vec<u8>> {
         let handle = self.handle(fh)?;
         let Handle::File { ino, text, .. } = &*handle else { return Err(Error::Invalid) };
-        self.hierarchy.tree().get(locate(*ino).0)?;
         let mut snapshot = text.lock();
-        if offset == 0 || offset != snapshot.next {
+        let again = offset == 0 || offset != snapshot.next;
+        // What has been shown in part is shown to its end, even if the group has been removed.
+        if again || offset >= snapshot.text.len() as u64 {
+            self.hierarchy.tree().get(locate(*ino).0)?;
+        }
+        if again {
             snapshot.text = self.show(*ino, client)?;
         }
         let start = snapshot.text.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
         let end = snapshot.text.len().min(start.saturating_add(size));
         let data = snapshot.text[start..end].to_vec();
         snapshot.next = offset + data.len() as u64;
+        snapshot.read = true;
         Ok(data)
+    }
+
+    /// Whether a file has been read through this descriptor: before that, poll(2) takes its content for news (`kernfs_generic_poll`).
+    pub fn has_been_read(&self, fh: u64) -> bool {
+        self.handle(fh).is_ok_and(|handle| matches!(&*handle, Handle::File { text, .. } if text.lock().read))
     }
 
     fn show(&self, ino: Ino, client: Client) -> Result<Vec<u8>> {
@@ -381,7 +397,7 @@ impl Vfs {
     /// whatever the file's handler says.
     pub fn write(&self, locked: &Locked<'_>, fh: u64, data: &[u8], client: Client) -> Result<()> {
         let handle = self.handle(fh)?;
-        let Handle::File { ino, opener_uid, .. } = &*handle else { return Err(Error::Invalid) };
+        let Handle::File { ino, opener_uid, opener_caps, .. } = &*handle else { return Err(Error::Invalid) };
         let (id, slot) = locate(*ino);
         let file = self.file(slot).ok_or(Error::Invalid)?;
         if data.len() > (file.cft.max_write)(self.hierarchy.machine()) {
@@ -393,7 +409,7 @@ impl Vfs {
         }
         let text = data.split(|&c| c == 0).next().unwrap_or_default();
         let caller = || self.callers.get(self.hierarchy.machine(), client);
-        let writer = Writer { opener_uid: *opener_uid, uid: client.uid, tid: client.tid, caller: &caller };
+        let writer = Writer { opener_uid: *opener_uid, opener_caps: *opener_caps, uid: client.uid, tid: client.tid, caller: &caller };
         let done = match file.cft.store {
             Store::None => Err(Error::Invalid),
             Store::U64(store) => parse::u64(text).and_then(|value| store(locked, id, value)),

@@ -1,8 +1,8 @@
 //! VFS layer: extended attributes, kept in memory (`simple_xattrs` of kernfs).
 
-use super::{Ino, Vfs, locate};
+use super::{Client, Ino, Vfs, locate};
 use crate::error::{Error, Result};
-use crate::sys::Errno;
+use crate::sys::{CAP_SYS_ADMIN, Errno};
 use std::collections::BTreeMap;
 
 /// KERNFS_MAX_USER_XATTRS and KERNFS_USER_XATTR_SIZE_LIMIT, for each inode.
@@ -47,8 +47,9 @@ impl Vfs {
                 _ => {}
             }
             if name.starts_with(b"user.") {
-                let others = xattrs.iter().filter(|(key, _)| key.starts_with(b"user.") && key.as_slice() != name);
-                let (count, bytes) = others.fold((0, 0), |(count, bytes), (_, value)| (count + 1, bytes + value.len()));
+                // Linux counts first, and looks later whether something is replaced.
+                let user = xattrs.iter().filter(|(key, _)| key.starts_with(b"user."));
+                let (count, bytes) = user.fold((0, 0), |(count, bytes), (_, value)| (count + 1, bytes + value.len()));
                 if count >= MAX_USER_XATTRS || bytes + value.len() > MAX_USER_BYTES {
                     return Err(Error::AttrSpace);
                 }
@@ -86,12 +87,21 @@ impl Vfs {
         xattrs.and_then(|xattrs| xattrs.get(name)).cloned().ok_or(Error::NoData)
     }
 
-    /// The names of all attributes, each with a NUL behind it.
-    pub fn list_xattr(&self, ino: Ino) -> Vec<u8> {
+    /// The names of the attributes that the client may see, each with a NUL behind it: trusted ones are shown to CAP_SYS_ADMIN only.
+    pub fn list_xattr(&self, ino: Ino, client: Client) -> Vec<u8> {
         let (id, slot) = locate(ino);
-        let nodes = self.nodes.read();
-        let xattrs = nodes.get(&id).and_then(|node| node.xattrs.as_ref()?.get(&slot));
-        xattrs.into_iter().flat_map(BTreeMap::keys).flat_map(|name| name.iter().copied().chain([0])).collect()
+        let names: Vec<Vec<u8>> = {
+            let nodes = self.nodes.read();
+            let xattrs = nodes.get(&id).and_then(|node| node.xattrs.as_ref()?.get(&slot));
+            xattrs.into_iter().flat_map(BTreeMap::keys).cloned().collect()
+        };
+        let is_trusted = |name: &Vec<u8>| name.starts_with(b"trusted.");
+        let admin = || {
+            let caller = self.callers.get(self.hierarchy().machine(), client);
+            caller.is_ok_and(|caller| caller.creds.cap_effective & CAP_SYS_ADMIN != 0)
+        };
+        let trusted = names.iter().any(is_trusted) && admin();
+        names.into_iter().filter(|name| trusted || !is_trusted(name)).flat_map(|name| name.into_iter().chain([0])).collect()
     }
 }
 
