@@ -9,7 +9,7 @@ use crate::children::Target;
 use crate::measure::{Batch, interleave, repeat, there_and_back};
 use crate::raw;
 use crate::report::{Goal, Report};
-use crate::world::{MASK_A, MASK_B, World, alternate, control, names, put};
+use crate::world::{MASK_A, MASK_B, World, after_fork, alternate, control, names, put};
 
 /// Directories made in a row at most; a batch is not larger.
 const NAMES: usize = 2000;
@@ -131,6 +131,11 @@ pub(crate) fn move_one(world: &World, report: &mut Report) -> io::Result<()> {
         if let Some([kernel]) = results.get(3) {
             report.ratio(mode, name, mine, ("kernel", kernel), Goal::None);
         }
+        let bare = bare_moves(world.null.dir(), bare.tids[1], true)?;
+        let contenders = vec![after_fork(bare), after_fork(moves(world.ours.dir(), ours.tids[1])?)];
+        let forked = interleave(world.scale.pace, contenders)?;
+        let floor = ("null write + getaffinity + setaffinity", &forked[0][0]);
+        report.ratio(mode, &format!("{name}, a fork before each"), &forked[1][0], floor, Goal::None);
         put(&control(&world.ours.dir().join("b"), "tasks")?, ours.tids[1].to_string().as_bytes())?;
         if raw::mask(ours.tids[1])? != MASK_B {
             report.remark(format!("{name}: it had no effect, its figures are void"));

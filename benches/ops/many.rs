@@ -3,14 +3,13 @@
 use std::fs::{self, File};
 use std::io::{self, Seek};
 use std::path::Path;
-use std::process::Command;
 
 use crate::cases::moves;
 use crate::children::{Served, Target};
 use crate::measure::{Batch, Samples, interleave, repeat, there_and_back};
 use crate::raw;
 use crate::report::{Goal, Mode, Report};
-use crate::world::{MASK_A, MASK_B, World, alternate, cat, control, names, put, two_groups};
+use crate::world::{MASK_A, MASK_B, World, after_fork, alternate, cat, control, names, put, two_groups};
 
 /// One process for our mount, one that raw calls and the kernel share: who pins a thread of ours
 /// from outside changes what it wishes for.
@@ -159,19 +158,6 @@ pub(crate) fn cat_tasks(world: &World, report: &mut Report) -> io::Result<()> {
         let forked = interleave(world.scale.pace, contenders)?;
         report.ratio(mode, &format!("{name}, a fork before each"), &forked[1][0], ("kernel", &forked[0][0]), Goal::None);
         Ok(())
-    })
-}
-
-/// Has a process born elsewhere before each operation, in time not counted.
-fn after_fork<'a>(mut batch: Batch<'a, 1>) -> Batch<'a, 1> {
-    Box::new(move |n| {
-        let mut total = std::time::Duration::ZERO;
-        for _ in 0..n {
-            Command::new("/bin/true").status()?;
-            let [time] = batch(1)?;
-            total += time;
-        }
-        Ok([total])
     })
 }
 

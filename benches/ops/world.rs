@@ -3,10 +3,11 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::children::{KernelGroup, Served};
-use crate::measure::Pace;
+use crate::measure::{Batch, Pace};
 use crate::nullfs::Serving;
 use crate::raw;
 use crate::report::{Mode, Report};
@@ -138,4 +139,17 @@ pub(crate) fn alternate<T: Copy>(first: T, second: T, mut to: impl FnMut(T) -> i
 /// `N` paths made beforehand, so that formatting is not measured.
 pub(crate) fn names(dir: &Path, count: usize) -> Vec<PathBuf> {
     (0..count).map(|i| dir.join(format!("n{i}"))).collect()
+}
+
+/// Has a process born elsewhere before each operation, in time not counted.
+pub(crate) fn after_fork<'a>(mut batch: Batch<'a, 1>) -> Batch<'a, 1> {
+    Box::new(move |n| {
+        let mut total = Duration::ZERO;
+        for _ in 0..n {
+            Command::new("/bin/true").status()?;
+            let [time] = batch(1)?;
+            total += time;
+        }
+        Ok([total])
+    })
 }

@@ -239,7 +239,8 @@ fn validate(locked: &Locked<'_>, id: CgroupId, trial: &Css) -> Result<()> {
     }
     let emptied = !old.cpus.is_empty() && trial.cpus.is_empty() || !old.mems.is_empty() && trial.mems.is_empty();
     // No CPUs have no room for the bandwidth that the scheduler reserves for deadlines (`cpuset_cpumask_can_shrink`).
-    let cannot_shrink = old.flags.contains(CsFlags::CPU_EXCLUSIVE) && !old.cpus.is_empty() && trial.cpus.is_empty();
+    let reserves = CsFlags::CPU_EXCLUSIVE | CsFlags::SCHED_LOAD_BALANCE;
+    let cannot_shrink = old.flags.contains(reserves) && !old.cpus.is_empty() && trial.cpus.is_empty();
     drop(tree);
     if emptied && locked.is_populated(id) {
         return Err(Error::NoSpace);

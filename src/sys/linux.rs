@@ -318,6 +318,12 @@ impl Machine for Linux {
             }
             // SAFETY: only marks descriptors of the forked child to be closed at exec; the one that reports its failure lives until then.
             unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+            // SIG_DFL for all, as a process of the kernel's has it: the server may have been started with signals ignored.
+            for signal in 1..=64 {
+                let default = [0u64; 4];
+                // SAFETY: the structure (struct kernel_sigaction) is all zero and as long as the kernel reads; signals that cannot be set are refused.
+                unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8) };
+            }
             Ok(())
         };
         // SAFETY: the closure only makes system calls, which are async-signal-safe.

@@ -91,7 +91,7 @@ struct Snapshot {
     text: Vec<u8>,
     /// Where the last read ended; a read elsewhere shows new content.
     next: u64,
-    /// It has been read at all.
+    /// Something has been read.
     read: bool,
 }
 
@@ -267,10 +267,10 @@ impl Vfs {
     /// Opens a control file: its content is that of the first read.
     ///
     /// # Errors
-    /// ENOENT if the group has been removed.
+    /// ENODEV if the group has been removed.
     pub fn open(&self, ino: Ino, client: Client) -> Result<u64> {
         let (id, slot) = locate(ino);
-        self.hierarchy.tree().get(id).map_err(removed_is_not_found)?;
+        self.hierarchy.tree().get(id)?;
         let decide = self.file(slot).is_some_and(|file| file.cft.flags.contains(CftFlags::OPENER_CAPABLE));
         let caller = if decide { self.hierarchy.machine().caller(client.tid).ok() } else { None };
         let opener_caps = caller.map_or(0, |caller| caller.creds.cap_effective);
@@ -352,7 +352,7 @@ impl Vfs {
         let end = snapshot.text.len().min(start.saturating_add(size));
         let data = snapshot.text[start..end].to_vec();
         snapshot.next = offset + data.len() as u64;
-        snapshot.read = true;
+        snapshot.read |= !snapshot.text.is_empty();
         Ok(data)
     }
 

@@ -383,17 +383,6 @@ pub fn threads_and_processes() -> Vec<Step> {
         affinity(T(0, 2)).gives("[0]"),
         attach("b/cgroup.procs", T(0, 2)).ok(),
         read("b/cgroup.procs").gives("p0"),
-        exec(T(0, 2)).ok(),
-        read("b/tasks").gives("p0"),
-        read("b/cgroup.procs").gives("p0"),
-        affinity(P(0)).gives("[1]"),
-        thread(P(0)).ok(),
-        read("b/tasks"),
-        attach("a/tasks", P(0)).ok(),
-        exec(T(0, 5)).ok(),
-        read("a/tasks"),
-        read("b/tasks"),
-        affinity(P(0)),
         start(1).ok(),
         fork(P(1)).ok(),
         attach("a/cgroup.procs", P(1)).ok(),
@@ -404,6 +393,57 @@ pub fn threads_and_processes() -> Vec<Step> {
         read("b/tasks"),
         wait(1).ok(),
         attach("b/tasks", P(1)).fails(ESRCH),
+    ]);
+    s
+}
+
+/// 2.1: execve(2) ends the other threads and makes the caller the leader
+pub fn exec_in_a_group() -> Vec<Step> {
+    let mut s = Vec::new();
+    s.extend(ready("a", "0"));
+    s.extend(ready("b", "1"));
+    s.extend([
+        start(0).ok(),
+        thread(P(0)).ok(),
+        fork(P(0)).ok(),
+        attach("a/cgroup.procs", P(0)).ok(),
+        exec(P(0)).ok(),
+        read("a/tasks").gives("p0"),
+        read("a/cgroup.procs").gives("p0"),
+        attach("b/tasks", T(0, 1)).fails(ESRCH),
+        thread(P(0)).ok(),
+        attach("b/cgroup.procs", P(0)).ok(),
+        exec(T(0, 2)).ok(),
+        read("b/tasks").gives("p0"),
+        affinity(P(0)).gives("[1]"),
+        read("a/tasks").gives(""),
+        thread(P(0)).ok(),
+        read("b/tasks").gives("p0 p0.t3"),
+        attach("a/tasks", P(0)).ok(),
+        exec(P(0)).ok(),
+        read("a/tasks").gives("p0"),
+        read("b/tasks").gives(""),
+        cpus_of("a", "0-1").ok(),
+        affinity(P(0)).gives("[0, 1]"),
+    ]);
+    s
+}
+
+/// 2.1: the same when the old leader is dead already
+pub fn exec_after_the_leader() -> Vec<Step> {
+    let mut s = Vec::new();
+    s.extend(ready("b", "1"));
+    s.extend([
+        start(0).ok(),
+        thread(P(0)).ok(),
+        attach("b/cgroup.procs", P(0)).ok(),
+        end_thread(P(0)).ok(),
+        read("b/tasks").gives("p0.t1"),
+        exec(T(0, 1)).ok(),
+        read("b/tasks").gives("p0"),
+        read("b/cgroup.procs").gives("p0"),
+        cpus_of("b", "0").ok(),
+        affinity(P(0)).gives("[0]"),
     ]);
     s
 }

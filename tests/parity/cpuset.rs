@@ -752,6 +752,35 @@ pub fn own_masks_born_overruled() -> Vec<Step> {
     s
 }
 
+/// 3.5: a mask of one's own that happens to be what the group had before
+pub fn own_masks_like_a_former_set() -> Vec<Step> {
+    let mut s = Vec::new();
+    s.extend(ready("a", "1"));
+    s.push(mkdir("e").ok());
+    s.extend([
+        start(0).ok(),
+        attach("a/tasks", P(0)).ok(),
+        cpus_of("a", "0-1").ok(),
+        pin(P(0), &[1]).ok(),
+        fork(P(0)).ok(),
+        thread(P(0)).ok(),
+        attach("e/tasks", P(0)).fails(ENOSPC),
+        attach("e/tasks", T(0, 1)).fails(ENOSPC),
+        read("a/tasks").gives("p0 p0.c1 p0.t1"),
+        affinity(P(0)).gives("[1]"),
+        affinity(C(0, 1)).gives("[1]"),
+        affinity(T(0, 1)).gives("[1]"),
+        attach("tasks", C(0, 1)).ok(),
+        affinity(C(0, 1)).gives("[1]"),
+        cpus_of("a", "0").ok(),
+        affinity(T(0, 1)).gives("[0]"),
+        cpus_of("a", "0-1").ok(),
+        affinity(T(0, 1)).gives("[1]"),
+        affinity(P(0)).gives("[1]"),
+    ]);
+    s
+}
+
 /// 8
 pub fn precedence() -> Vec<Step> {
     let mut s = vec![

@@ -88,6 +88,17 @@ fn a_mask_equal_to_the_present_one_goes_unnoticed() {
     assert_eq!(common::affinity(target.pid()), [0, 1]);
 }
 
+/// The kernel keeps the process where that thread was. /proc does not tell who called execve(2).
+#[test]
+fn execve_by_a_thread_elsewhere_leaves_the_process_with_its_leader() {
+    let sub = OursSub::new();
+    let mut target = Target::new();
+    let thread = target.thread();
+    common::write(sub.dir().join("tasks"), target.pid().to_string()).expect("attach");
+    target.exec(thread);
+    assert_eq!(common::ids(sub.dir().join("tasks")), [target.pid()]);
+}
+
 /// The kernel shows the old list for about a second.
 #[test]
 fn tasks_read_again_from_the_start_are_fresh() {

@@ -154,14 +154,15 @@ fn attach_step(rng: &mut Rng, group: &str) -> Step {
 
 fn task_step(rng: &mut Rng) -> Step {
     match rng.below(20) {
-        0..4 => thread(any_thread(rng)),
-        4..8 => fork(any_thread(rng)),
+        0..4 => if_whole(OnTask::Thread(any_thread(rng))),
+        4..8 => if_whole(OnTask::Fork(any_thread(rng))),
         8..10 => end_thread(any_thread(rng)),
         10 => kill(C(rng.below(3), 1 + rng.below(3))),
         11 => reap(C(rng.below(3), 1 + rng.below(3))),
         12 => exit(rng.below(4)),
         13 => wait(rng.below(4)),
-        14 => exec(any_thread(rng)),
+        // Not by other threads: see `differences`.
+        14 => exec(P(rng.below(3))),
         15 => start(3),
         _ => narrow(any_thread(rng), rng.of(&[&[0][..], &[1]])),
     }

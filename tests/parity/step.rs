@@ -231,6 +231,9 @@ pub enum OnTask {
     /// The process ends and is waited for.
     Wait(usize),
     Exec(Task),
+    /// If all threads of the process are in one group, else nothing: for another one /proc does
+    /// not tell which thread has made a thread.
+    IfWhole(Box<OnTask>),
     /// The task sets its own affinity.
     Pin(Task, Vec<usize>),
     /// We set it.
@@ -363,6 +366,7 @@ steps! {
     exit(p: usize) = Tasks(OnTask::Exit(p));
     wait(p: usize) = Tasks(OnTask::Wait(p));
     exec(t: Task) = Tasks(OnTask::Exec(t));
+    if_whole(what: OnTask) = Tasks(OnTask::IfWhole(Box::new(what)));
     pin(t: Task, cpus: &[usize]) = Tasks(OnTask::Pin(t, cpus.to_vec()));
     pin_by(t: Task, cpus: &[usize]) = Tasks(OnTask::PinBy(t, cpus.to_vec()));
     narrow(t: Task, cpus: &[usize]) = Tasks(OnTask::Narrow(t, cpus.to_vec()));

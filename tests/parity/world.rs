@@ -82,13 +82,15 @@ struct World {
     temp: TempDir,
     processes: HashMap<usize, Process>,
     held: HashMap<usize, Held>,
+    /// The group each task was attached to, by inode number; none = where all begin.
+    places: HashMap<Task, u64>,
 }
 
 impl World {
     fn new(base: &Path) -> World {
         // The children of a target that ended are ours to wait for.
         nix::sys::prctl::set_child_subreaper(true).expect("prctl");
-        World { base: base.to_owned(), temp: TempDir::new(), processes: HashMap::new(), held: HashMap::new() }
+        World { base: base.to_owned(), temp: TempDir::new(), processes: HashMap::new(), held: HashMap::new(), places: HashMap::new() }
     }
 
     fn step(&mut self, step: &Step) -> Outcome {
@@ -230,7 +232,10 @@ impl World {
             }
             OnFd::Attach(template, task) => {
                 let text = spell(template, self.id(*task)?);
-                written(unistd::write(fd, &text), text.len())
+                let told = written(unistd::write(fd, &text), text.len())?;
+                let path = path.clone();
+                self.attached(&path, *task);
+                Ok(told)
             }
             OnFd::List => list(Dir::from_fd(fd.try_clone_to_owned()?)?, path),
             OnFd::Stat => Ok(show_stat(&File::from(fd.try_clone_to_owned()?).metadata()?, path)),
@@ -437,12 +442,17 @@ impl World {
                 let (process, tid) = self.actor(*by)?;
                 let born = process.target.thread_from(tid);
                 process.threads.push((born, Life::Alive));
+                let name = T(by.process(), process.threads.len() - 1);
+                self.inherit(*by, name);
             }
             OnTask::Fork(by) => {
                 let (process, tid) = self.actor(*by)?;
                 let born = process.target.fork_from(tid);
                 process.children.push((born, Life::Alive));
+                let name = C(by.process(), process.children.len());
+                self.inherit(*by, name);
             }
+            OnTask::IfWhole(what) => return if self.is_whole(what) { self.on_task(what) } else { Err(No::LeftOut("a split process")) },
             OnTask::EndThread(t) => self.end_thread(*t)?,
             OnTask::Kill(c) => self.end_child(*c, Life::Zombie)?,
             OnTask::Reap(c) => self.end_child(*c, Life::Gone)?,
@@ -485,17 +495,49 @@ impl World {
             OnTask::Attach(path, template, t) => {
                 let text = spell(template, self.id(*t)?);
                 let fd = open(&self.at(path), libc::O_WRONLY)?;
-                return written(unistd::write(&fd, &text), text.len());
+                let told = written(unistd::write(&fd, &text), text.len())?;
+                self.attached(&path.clone(), *t);
+                return Ok(told);
             }
             OnTask::Writes(t, path, text) => {
-                let path = self.at(path);
+                let full = self.at(path);
                 let (process, tid) = self.actor(*t)?;
-                let n = process.target.write(tid, &path, &text.0);
-                return written(n.map_err(Errno::from_raw), text.0.len());
+                let n = process.target.write(tid, &full, &text.0);
+                let told = written(n.map_err(Errno::from_raw), text.0.len())?;
+                self.attached(path, *t);
+                return Ok(told);
             }
             what => unreachable!("{what:?}"),
         }
         ok()
+    }
+
+    fn inherit(&mut self, from: Task, to: Task) {
+        if let Some(&place) = self.places.get(&from) {
+            self.places.insert(to, place);
+        }
+    }
+
+    /// Notes that a write to `path` has moved `task`, or its process. A descriptor's path may have
+    /// been renamed meanwhile; then a process counts as split that is not, which does no harm.
+    fn attached(&mut self, path: &Bytes, task: Task) {
+        let file = self.at(path);
+        let place = file.parent().and_then(|dir| fs::metadata(dir).ok()).map_or(0, |m| m.ino());
+        self.places.insert(task, place);
+        if let (true, P(p) | T(p, _)) = (path.0.ends_with(b"procs"), task) {
+            let count = self.processes.get(&p).map_or(0, |process| process.threads.len());
+            self.places.insert(P(p), place);
+            self.places.extend((1..count).map(|t| (T(p, t), place)));
+        }
+    }
+
+    fn is_whole(&self, what: &OnTask) -> bool {
+        let (OnTask::Thread(t) | OnTask::Fork(t)) = what else { return true };
+        let p = t.process();
+        let count = self.processes.get(&p).map_or(0, |process| process.threads.len());
+        let mut places = (0..count).map(|t| self.places.get(&if t == 0 { P(p) } else { T(p, t) }));
+        let first = places.next();
+        places.all(|place| Some(place) == first)
     }
 
     fn is_zombie(&self, task: Task) -> bool {

@@ -1,0 +1,143 @@
+//! What a tracker that only looks cannot know, as src/tracker/scan.rs and src/controllers/cpuset.rs say: each gap
+//! with its outcome, so that a better one shows as a failure here.
+
+use crate::fake::FakeMachine;
+use crate::world::{LONG, World};
+use cgfuse::sys::Tid;
+
+/// /a on 0-1 and /b on 2-3 of 8 CPUs, and a process in /a.
+fn world() -> (World, Tid) {
+    on(FakeMachine::new(8, 1))
+}
+
+fn on(machine: FakeMachine) -> (World, Tid) {
+    let world = World::new(machine);
+    world.group("/a", "0-1");
+    world.group("/b", "2-3");
+    let tid = world.machine.process(0);
+    world.attach("/a", tid).expect("attach");
+    (world, tid)
+}
+
+#[test]
+fn gap_orphan_before_the_look() {
+    let (world, parent) = world();
+    let child = world.machine.fork(parent);
+    let orphan = world.machine.fork(child);
+    world.machine.kill(child);
+    assert_eq!(world.tasks("/a"), [parent], "taken for a child of init");
+    assert_eq!(world.affinity(orphan), "0-1", "it keeps what it was born with");
+    // Adopted by a subreaper in a group, an orphan would be taken for its child.
+    let (child, grandchild);
+    child = world.machine.fork(parent);
+    grandchild = world.machine.fork(child);
+    assert_eq!(world.tasks("/a"), [parent, child, grandchild]);
+    world.machine.kill(child);
+    assert_eq!(world.tasks("/a"), [parent, grandchild], "found in time, it stays");
+}
+
+#[test]
+fn gap_creator_among_threads_with_the_same_affinity() {
+    let (world, leader) = world();
+    world.group("/c", "0-1");
+    let thread = world.machine.thread(leader);
+    world.attach("/c", thread).expect("attach");
+    let child = world.machine.fork(thread);
+    assert_eq!((world.tasks("/a"), world.tasks("/c")), (vec![leader, child], vec![thread]), "the main thread is assumed");
+}
+
+#[test]
+fn gap_wish_of_the_creator_among_threads_with_the_same_affinity() {
+    let (world, leader) = world();
+    let thread = world.machine.thread(leader);
+    world.tasks("/a");
+    world.machine.sched_setaffinity(thread, [0]).expect("a wish");
+    world.write("/a/cpuset.cpus", "0").expect("both have 0 now");
+    let child = world.machine.fork(thread);
+    world.tasks("/a");
+    world.write("/a/cpuset.cpus", "0-1").expect("cpus");
+    assert_eq!([leader, thread, child].map(|tid| world.affinity(tid)), ["0-1", "0", "0-1"], "the main thread's wish is assumed");
+}
+
+#[test]
+fn gap_exec_by_another_thread() {
+    let (world, leader) = world();
+    let thread = world.machine.thread(leader);
+    world.attach("/b", thread).expect("attach");
+    world.machine.exec(thread);
+    assert_eq!((world.tasks("/a"), world.tasks("/b")), (vec![leader], vec![]), "it bears the main thread's name");
+    assert_eq!(world.affinity(leader), "2-3");
+    world.write("/a/cpuset.cpus", "1").expect("cpus");
+    assert_eq!(world.affinity(leader), "1");
+}
+
+#[test]
+fn gap_pid_of_the_callers_choice() {
+    let (world, parent) = world();
+    world.machine.fork_as(parent, 20000);
+    assert_eq!(world.tasks("/a"), [parent], "not among the pids that were due");
+    let later = world.machine.fork(20000);
+    assert_eq!(world.tasks("/a"), [parent], "nor its children");
+    assert_eq!(world.affinity(later), "0-1");
+}
+
+#[test]
+fn gap_a_lap_of_pids_between_two_looks() {
+    let (world, parent) = on(FakeMachine::new(8, 1).with_pid_max(320));
+    world.machine.burn_pids(9);
+    assert_eq!(world.tasks("/a"), [parent]);
+    let child = world.machine.fork(parent);
+    // Two pids of the lap are in use, the others come and go.
+    world.machine.burn_pids(18);
+    assert_eq!((world.tasks("/a"), world.affinity(child)), (vec![parent], "0-1".into()), "a whole lap looks like none");
+    world.machine.burn_pids(9);
+    assert_eq!(world.tasks("/a"), [parent], "and it is past looking for");
+}
+
+#[test]
+fn gap_a_fork_that_takes_long() {
+    let (world, parent) = world();
+    let mut birth = world.machine.begin(parent, false);
+    world.machine.allocate(&mut birth);
+    world.attach("/b", parent).expect("attach");
+    world.settle();
+    world.machine.pass(LONG);
+    world.tasks("/b");
+    let child = world.machine.appear(birth);
+    world.settle();
+    assert_eq!((world.tasks("/b"), world.affinity(child)), (vec![parent], "0-1".into()), "not looked for any more");
+}
+
+#[test]
+fn gap_clone_parent() {
+    let (world, parent) = world();
+    let sibling = world.machine.fork_sibling(parent);
+    assert_eq!((world.tasks("/a"), world.affinity(sibling)), (vec![parent], "0-1".into()), "taken for a child of its parent");
+}
+
+#[test]
+fn gap_a_wish_for_what_the_thread_was_given() {
+    let (world, tid) = world();
+    world.machine.sched_setaffinity(tid, [0, 1]).expect("what it has");
+    world.write("/a/cpuset.cpus", "0-3").expect("cpus");
+    assert_eq!(world.affinity(tid), "0-3", "the kernel knows that it has asked for 0-1");
+}
+
+#[test]
+fn gap_a_wish_replaced_before_the_look_by_a_mask_outside() {
+    let (world, tid) = world();
+    world.machine.sched_setaffinity(tid, [1]).expect("a wish");
+    world.machine.sched_setaffinity(tid, [5]).expect("the kernel of a cpuset would refuse it");
+    world.write("/a/cpuset.cpus", "0-3").expect("cpus");
+    assert_eq!(world.affinity(tid), "0-3", "the kernel knows that it has asked for 1");
+}
+
+#[test]
+fn gap_a_mask_outside_the_group_lasts_until_the_next_change() {
+    let (world, tid) = world();
+    world.machine.sched_setaffinity(tid, [5]).expect("the kernel of a cpuset would refuse it");
+    world.settle();
+    assert_eq!((world.tasks("/a"), world.affinity(tid)), (vec![tid], "5".into()));
+    world.write("/a/cpuset.cpus", "1").expect("cpus");
+    assert_eq!(world.affinity(tid), "1");
+}
