@@ -191,11 +191,15 @@ impl Drop for Served {
 pub(crate) struct KernelGroup(PathBuf);
 
 const KERNEL_ROOT: &str = "/sys/fs/cgroup/cpuset";
+/// Our groups there are called so, with our pid behind it.
+const KERNEL_PREFIX: &str = "cgfuse-bench-";
 
 impl KernelGroup {
     /// A fresh group with the root's CPUs and nodes, or why there is none.
     pub(crate) fn new() -> Result<Self, String> {
-        let dir = Path::new(KERNEL_ROOT).join(format!("cgfuse-bench-{}", std::process::id()));
+        // Nothing to remove where there is no such hierarchy.
+        let _ = remove_stale_groups();
+        let dir = Path::new(KERNEL_ROOT).join(format!("{KERNEL_PREFIX}{}", std::process::id()));
         fs::create_dir(&dir).map_err(|e| format!("no cpuset v1 hierarchy to compare with: {e}"))?;
         let group = Self(dir);
         for file in ["cpuset.cpus", "cpuset.mems"] {
@@ -214,23 +218,38 @@ impl KernelGroup {
 
 impl Drop for KernelGroup {
     fn drop(&mut self) {
-        fn remove(dir: &Path) -> io::Result<()> {
-            for entry in fs::read_dir(dir)? {
-                let entry = entry?;
-                if entry.file_type()?.is_dir() {
-                    remove(&entry.path())?;
-                }
-            }
-            for pid in fs::read_to_string(dir.join("cgroup.procs"))?.lines() {
-                // A process that exits meanwhile is gone from the group as well.
-                let _ = fs::write(Path::new(KERNEL_ROOT).join("cgroup.procs"), pid);
-            }
-            fs::remove_dir(dir)
-        }
-        if let Err(e) = remove(&self.0) {
+        if let Err(e) = remove_group(&self.0) {
             eprintln!("{} is left behind: {e}", self.0.display());
         }
     }
+}
+
+/// Removes a kernel group and those below it; their processes go to the root.
+fn remove_group(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_group(&entry.path())?;
+        }
+    }
+    for pid in fs::read_to_string(dir.join("cgroup.procs"))?.lines() {
+        // A process that exits meanwhile is gone from the group as well.
+        let _ = fs::write(Path::new(KERNEL_ROOT).join("cgroup.procs"), pid);
+    }
+    fs::remove_dir(dir)
+}
+
+/// Removes what a benchmark that was killed has left behind.
+fn remove_stale_groups() -> io::Result<()> {
+    for entry in fs::read_dir(KERNEL_ROOT)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(KERNEL_PREFIX)?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            remove_group(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// A process with many parked threads.

@@ -170,9 +170,10 @@ impl Locked<'_> {
         let tid = self.target(writer, parse::pid(text)?)?;
         let css_set = self.hierarchy.sync();
         let known = css_set.members.get(tid).map(|task| task.tgid);
-        // A known task needs a look only for being alive; that it is a zombie, only where it could become a member that counts.
-        let info = match known {
-            Some(_) if !announces => self.machine().affinity(tid).map(|_| None)?,
+        // That a known task is gone shows when it is changed; that it is a zombie matters only where it would count as a member.
+        let info = match ids {
+            Ids::Threads if known.is_some() && !announces => None,
+            Ids::Processes if known.is_some() && !announces => self.machine().affinity(tid).map(|_| None)?,
             _ => Some(self.machine().task(tid)?),
         };
         let bound =
@@ -188,6 +189,10 @@ impl Locked<'_> {
             Ids::Threads => thread.into_iter().collect(),
             Ids::Processes => self.changes_of_process(tgid, to)?,
         };
+        if changes.is_empty() {
+            // There already; or not any more.
+            return Ok(self.machine().affinity(tid).map(drop)?);
+        }
         let moved = self.migrate(writer, to, changes, (ids == Ids::Processes).then_some(tgid));
         moved.or_else(|error| self.explain(tid, ids, error))
     }
@@ -244,9 +249,6 @@ impl Locked<'_> {
     }
 
     fn migrate(&self, writer: &Writer<'_>, to: CgroupId, changes: Vec<Change>, process: Option<Tid>) -> Result<()> {
-        if changes.is_empty() {
-            return Ok(());
-        }
         let _changing = Changing::new(self.hierarchy);
         let mut migration = Migration { locked: self, to, done: Vec::new(), committed: false };
         migration.add(writer, changes)?;

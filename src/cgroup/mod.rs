@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A migration of more tasks than this is better done where nobody waits behind it.
-const MANY: usize = 64;
+const MANY: usize = 200;
 
 /// After a move, children that were being born meanwhile are looked for again this much later.
 const SETTLE: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];

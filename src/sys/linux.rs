@@ -29,6 +29,8 @@ pub struct Linux {
     own_mems: Bitmap,
     /// Held open, since it is read for every operation on membership. `None` where /proc/loadavg is not the kernel's.
     loadavg: Option<File>,
+    /// A file that nobody else has, for asking whether a pid is taken.
+    owned: File,
     root_is_global: bool,
 }
 
@@ -51,6 +53,7 @@ impl Linux {
             own_cpus,
             own_mems: mask(mems),
             loadavg,
+            owned: File::open("/dev/null")?,
             root_is_global: read("/proc/self/uid_map").is_none_or(|map| map.split_whitespace().eq(["0", "0", "4294967295"])),
         })
     }
@@ -238,6 +241,12 @@ impl Machine for Linux {
         let len = self.loadavg.as_ref()?.read_at(&mut buf, 0).ok()?;
         // "0.08 0.02 0.01 2/87 3827"
         std::str::from_utf8(&buf[..len]).ok()?.trim_end().rsplit(' ').next()?.parse().ok()
+    }
+
+    fn is_taken(&self, pid: Tid) -> bool {
+        // F_SETOWN looks the pid up, not the task, and without O_ASYNC has no other effect.
+        // SAFETY: the descriptor is open, and the request takes a number.
+        unsafe { libc::fcntl(self.owned.as_raw_fd(), libc::F_SETOWN, pid) == 0 }
     }
 
     fn pid_max(&self) -> Tid {

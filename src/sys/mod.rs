@@ -112,6 +112,10 @@ pub trait Machine: Send + Sync {
     /// The pid allocated last; pids are handed out in ascending order and wrap around below [`Machine::pid_max`].
     /// `None` where the machine cannot tell.
     fn last_pid(&self) -> Option<Tid>;
+    /// Of a pid that no task can be found by: whether it may be in use all the same, by a fork that is under way.
+    fn is_taken(&self, _pid: Tid) -> bool {
+        true
+    }
     /// All pids are below this (kernel.pid_max).
     fn pid_max(&self) -> Tid;
 

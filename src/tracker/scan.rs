@@ -2,8 +2,8 @@
 //!
 //! Pids are handed out in ascending order, so the tasks born since the last look have the pids between the
 //! last pid then and the last pid now: only these are looked up, and if there are none, one small read tells.
-//! A pid that is taken but shows no task belongs to one that is dead already or whose fork is still under way;
-//! it is looked up again for a while.
+//! A pid that shows no task belongs to one that is dead already or whose fork is still under way; as long as it
+//! may be the latter it is looked up again.
 //!
 //! What it cannot know:
 //! - the creator of a child whose parent has exited before anybody looked: the child is taken for one of whoever has adopted
@@ -19,8 +19,11 @@ use crate::sys::{Machine, TaskInfo, Tid};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::time::{Duration, Instant};
 
-/// How long a fork may take between taking a pid and being visible.
+/// How long a fork may take between taking a pid and being visible. A dead group leader's pid stays taken longer.
 const FORK_TIME: Duration = Duration::from_millis(200);
+
+/// How long a pid may take between counting as the last one and being taken: some instructions under a spin lock.
+const ALLOC_TIME: Duration = Duration::from_micros(500);
 
 /// So many of the last pids may belong to forks that were under way when nobody had been looking.
 const IN_FLIGHT: Tid = 32;
@@ -29,7 +32,7 @@ const IN_FLIGHT: Tid = 32;
 #[derive(Debug, Default)]
 pub struct Scan {
     last_pid: Option<Tid>,
-    /// Pids taken by a fork that may be under way, and until when to look for them.
+    /// Pids without a task that a fork under way may have, and since when.
     pending: Vec<(Tid, Instant)>,
     /// All tasks at the last look and when they started, where the machine does not tell its last pid.
     seen: FxHashMap<Tid, u64>,
@@ -62,9 +65,9 @@ impl Scan {
         let before = self.last_pid;
         self.taken(machine);
         if let Some(now) = self.last_pid.filter(|now| Some(*now) != before) {
-            let until = machine.now() + FORK_TIME;
+            let since = machine.now();
             let invisible = |tid: &Tid| machine.affinity(*tid).is_err();
-            self.pending = ((now - IN_FLIGHT).max(1)..=now).filter(invisible).map(|tid| (tid, until)).collect();
+            self.pending = ((now - IN_FLIGHT).max(1)..=now).filter(invisible).map(|tid| (tid, since)).collect();
         }
     }
 }
@@ -138,12 +141,13 @@ impl Tracker for Scan {
         let now = machine.now();
         let pending = std::mem::take(&mut self.pending);
         // The older ones first: a child's parent has a place before the child is looked up.
-        for (tid, until) in pending.into_iter().chain(taken.into_iter().map(|tid| (tid, now + FORK_TIME))) {
+        for (tid, since) in pending.into_iter().chain(taken.into_iter().map(|tid| (tid, now))) {
+            let age = now.saturating_duration_since(since);
             // Far cheaper than /proc for the many that are dead already.
             match machine.affinity(tid).and_then(|_| machine.task(tid)) {
                 Ok(info) if info.zombie => members.remove(tid),
                 Ok(info) => born(machine, members, fork, tid, &info),
-                Err(_) if until > now => self.pending.push((tid, until)),
+                Err(_) if age < ALLOC_TIME || age < FORK_TIME && machine.is_taken(tid) => self.pending.push((tid, since)),
                 Err(_) => {}
             }
         }

@@ -61,6 +61,11 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
+/// Whether this user may mount a FUSE file system at all.
+pub fn can_mount() -> bool {
+    OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok()
+}
+
 /// Says on stderr that `test` could not run, and why.
 pub fn skipped(test: &str, why: &str) {
     eprintln!("skipped: {test}: {why}");

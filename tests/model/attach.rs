@@ -228,21 +228,6 @@ fn a_thread_born_during_the_move_is_moved() {
     assert_eq!(world.affinity(tasks[2]), "0-3", "what it was born with during the move is no wish of its own");
 }
 
-#[test]
-fn a_thread_born_during_the_move_that_refuses_takes_all_back() {
-    let world = world();
-    let tids = process(&world, 1);
-    world.attach_process("/b", tids[0]).expect("attach");
-    let second = tids[1];
-    world.machine.at(At::BeforeSet(second), move |machine| {
-        let late = machine.thread(second);
-        machine.refuse(late, Errno::EPERM);
-    });
-    assert_eq!(world.attach_process("/a", tids[0]), Err(Errno::EPERM));
-    assert_eq!((affinities(&world, &tids), world.tasks("/a")), (vec!["2-3".into(); 2], vec![]));
-    assert_eq!(world.tasks("/b").len(), 3);
-}
-
 /// Stages a fork whose affinity is copied before its creator is moved, whose pid is taken before or during the
 /// move, and which becomes visible after it.
 fn in_flight(is_thread: bool, pid_before: bool, others: bool) {

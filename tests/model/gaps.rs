@@ -1,9 +1,9 @@
 //! What a tracker that only looks cannot know, as src/tracker/scan.rs and src/controllers/cpuset.rs say: each gap
 //! with its outcome, so that a better one shows as a failure here.
 
-use crate::fake::FakeMachine;
+use crate::fake::{At, FakeMachine};
 use crate::world::{LONG, World};
-use cgfuse::sys::Tid;
+use cgfuse::sys::{Errno, Tid};
 
 /// /a on 0-1 and /b on 2-3 of 8 CPUs, and a process in /a.
 fn world() -> (World, Tid) {
@@ -90,8 +90,8 @@ fn gap_a_lap_of_pids_between_two_looks() {
     // Two pids of the lap are in use, the others come and go.
     world.machine.burn_pids(18);
     assert_eq!((world.tasks("/a"), world.affinity(child)), (vec![parent], "0-1".into()), "a whole lap looks like none");
-    world.machine.burn_pids(9);
-    assert_eq!(world.tasks("/a"), [parent], "and it is past looking for");
+    world.machine.burn_pids(1);
+    assert_eq!(world.tasks("/a"), [parent, child], "until the next birth");
 }
 
 #[test]
@@ -140,4 +140,16 @@ fn gap_a_mask_outside_the_group_lasts_until_the_next_change() {
     assert_eq!((world.tasks("/a"), world.affinity(tid)), (vec![tid], "5".into()));
     world.write("/a/cpuset.cpus", "1").expect("cpus");
     assert_eq!(world.affinity(tid), "1");
+}
+
+#[test]
+fn gap_a_thread_born_during_the_move_that_refuses() {
+    let (world, leader) = world();
+    world.machine.at(At::BeforeSet(leader), move |machine| {
+        let late = machine.thread(leader);
+        machine.refuse(late, Errno::EPERM);
+    });
+    world.attach_process("/b", leader).expect("the kernel would take all back");
+    let tasks = world.tasks("/b");
+    assert_eq!(tasks.iter().map(|&tid| world.affinity(tid)).collect::<Vec<_>>(), ["2-3", "0-1"]);
 }
