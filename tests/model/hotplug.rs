@@ -112,6 +112,19 @@ fn leaving_while_a_cpu_is_offline_does_not_lose_it() {
 }
 
 #[test]
+fn entering_while_a_cpu_is_offline_leaves_it_behind() {
+    let world = World::with(3, 1);
+    world.set_online(0, false);
+    world.group("/a", "1-2");
+    let tid = world.machine.process(0);
+    world.attach("/a", tid).expect("attach");
+    world.set_online(0, true);
+    assert_eq!(world.affinity(tid), "1-2");
+    world.attach("", tid).expect("attach");
+    assert_eq!(world.affinity(tid), "0-2");
+}
+
+#[test]
 fn the_root_has_only_what_the_server_may_use() {
     let world = World::new(FakeMachine::new(4, 1).with_server_cpus(&[0, 1]));
     world.set_online(1, false);

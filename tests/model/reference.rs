@@ -3,6 +3,7 @@
 //! Groups and threads are plain records. What is written here is the kernel's rule; where a server that only looks
 //! cannot know what the kernel knows (tests named `gap_`), the random histories do not go.
 
+use crate::fake::{INIT, KDEVTMPFS, KTHREADD, MIGRATION};
 use cgfuse::sys::{Errno, Tid};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -69,12 +70,16 @@ pub(crate) fn list(set: &Set) -> String {
 }
 
 impl Reference {
+    /// A hierarchy with the tasks that a fake machine has when it starts.
     pub(crate) fn new(cpus: usize, nodes: usize) -> Self {
         let (possible, mems): (Set, Set) = ((0..cpus).collect(), (0..nodes).collect());
         let flags = FLAGS.iter().map(|(name, root, _)| (*name, *root)).collect();
         let root = Group { parent: 0, name: String::new(), cpus: possible.clone(), mems, flags, relax: -1, notify: false, clone: false };
         let groups = BTreeMap::from([(0, root)]);
-        Self { possible, groups, threads: BTreeMap::new(), zombies: BTreeMap::new(), released: Vec::new(), pressure_enabled: false, next: 1 }
+        let all = || possible.clone();
+        let thread = |tid: Tid| (tid, Thread { tgid: tid, group: 0, uid: 0, user: None, mask: all(), given: [all(), all()] });
+        let threads = [INIT, KTHREADD, MIGRATION, KDEVTMPFS].into_iter().map(thread).collect();
+        Self { possible, groups, threads, zombies: BTreeMap::new(), released: Vec::new(), pressure_enabled: false, next: 1 }
     }
 
     pub(crate) fn path(&self, id: u32) -> String {
@@ -174,6 +179,10 @@ impl Reference {
         if new.is_empty() && self.populated(id) {
             return Err(Errno::ENOSPC);
         }
+        let flags = &self.groups[&id].flags;
+        if cpus && new.is_empty() && flags["cpu_exclusive"] && flags["sched_load_balance"] {
+            return Err(Errno::EBUSY);
+        }
         let group = self.groups.get_mut(&id).expect("a group");
         if cpus {
             group.cpus = new;
@@ -266,8 +275,9 @@ impl Reference {
         let mut left = BTreeSet::new();
         for tid in moving {
             let thread = self.threads.get_mut(tid).expect("a thread");
-            left.insert(std::mem::replace(&mut thread.group, to));
-            if left.contains(&0) {
+            let from = std::mem::replace(&mut thread.group, to);
+            left.insert(from);
+            if from == 0 {
                 // In the root, what a thread has is what it was given.
                 thread.given[0] = thread.mask.clone();
             }

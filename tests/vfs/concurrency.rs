@@ -15,8 +15,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, mkdir, unlinkat};
 
 use super::actor::Actor;
-use super::trees::{both, configured};
-use crate::common::{Target, affinity, ids, read, wait_until, write};
+use super::trees::{both, configured, free, has_no_complaints, lacks_root};
+use crate::common::{OursSub, Target, affinity, ids, read, wait_until, write};
 
 type Outcome = Result<(), Errno>;
 
@@ -327,6 +327,92 @@ fn reading_during_a_migration(tree: &Path) {
     assert!(x.is_empty() || y.is_empty());
 }
 
+/// Children are born while their parent is moved to and fro: each is in one of its groups, and
+/// runs as that group says.
+fn births_during_moves(tree: &Path) {
+    let parent = Actor::new();
+    for (name, cpus) in [("x", "0"), ("y", "1")] {
+        put(&configured(&tree.join(name)).join("cpuset.cpus"), cpus).expect("cpus");
+    }
+    put(&tree.join("x/tasks"), &parent.id.to_string()).expect("attach");
+    let (maker, done) = (parent.clone(), AtomicBool::new(false));
+    let mut members = thread::scope(|scope| {
+        let mover = scope.spawn(|| {
+            for i in 1.. {
+                put(&tree.join(["x", "y"][i % 2]).join("cgroup.procs"), &parent.id.to_string()).expect("attach");
+                if done.load(Ordering::SeqCst) {
+                    break;
+                }
+            }
+        });
+        let children: Vec<_> = (0..200).map(|_| maker.fork().id).collect();
+        done.store(true, Ordering::SeqCst);
+        mover.join().expect("mover");
+        children
+    });
+    members.push(parent.id);
+    fits_together(tree, &members);
+}
+
+/// The writer is killed in the middle of a migration: it happens to all threads or to none, and
+/// nobody waits for the dead.
+fn a_killed_writer(tree: &Path) {
+    let many = Actor::new();
+    many.park(999);
+    for (name, cpus) in [("x", "0"), ("y", "1")] {
+        put(&configured(&tree.join(name)).join("cpuset.cpus"), cpus).expect("cpus");
+    }
+    put(&tree.join("x/cgroup.procs"), &many.id.to_string()).expect("attach");
+    for i in 1..=10 {
+        let writer = Actor::new();
+        let pid = nix::unistd::Pid::from_raw(writer.id);
+        let (to, text) = (tree.join(["x", "y"][i % 2]).join("cgroup.procs"), many.id.to_string());
+        thread::scope(|scope| {
+            let write = scope.spawn(move || writer.put(&to, text));
+            // Somewhere before, in or after the write.
+            (0..i * 20).for_each(|_| thread::yield_now());
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            let _ = write.join().expect("the order was given");
+        });
+        let in_group = |name: &str| ids(tree.join(name).join("tasks"));
+        wait_until("all threads are in one group", || {
+            let (x, y) = (in_group("x"), in_group("y"));
+            x.len() + y.len() == 1000 && (x.is_empty() || y.is_empty())
+        });
+        for (name, cpu) in [("x", 0), ("y", 1)] {
+            assert!(in_group(name).iter().all(|tid| affinity(*tid) == [cpu]), "round {i}");
+        }
+    }
+}
+
+/// The server itself is a process like any other: it can be a member, and pinned, and go on.
+#[test]
+fn the_server_as_a_member() {
+    if lacks_root() {
+        return;
+    }
+    let ours = OursSub::new();
+    let (g, pid) = (ours.dir().join("g"), ours.mount().server_pid());
+    put(&configured(&g).join("cpuset.cpus"), "1").expect("cpus");
+    put(&g.join("cgroup.procs"), &pid.to_string()).expect("attach");
+    let threads = ids(g.join("tasks"));
+    assert!(threads.contains(&pid) && threads.len() == self::threads(pid));
+    assert!(threads.iter().all(|tid| affinity(*tid) == [1]));
+    put(&g.join("cpuset.cpus"), "0").expect("cpus");
+    assert!(threads.iter().all(|tid| affinity(*tid) == [0]));
+    assert_eq!(remove(&g), Err(EBUSY));
+    // Its own place does not change what the machine has for others.
+    assert_eq!(read(ours.mount().dir().join("cpuset.cpus")), read(ours.mount().dir().join("cpuset.effective_cpus")));
+    let other = Target::new();
+    put(&ours.dir().join("tasks"), &other.pid().to_string()).expect("attach");
+    assert_eq!(crate::common::text(ours.mount().dir().join("cpuset.cpus")), crate::common::text(ours.dir().join("cpuset.cpus")));
+    assert_eq!(affinity(other.pid()), free());
+    put(&ours.mount().dir().join("cgroup.procs"), &pid.to_string()).expect("attach");
+    assert!(threads.iter().all(|tid| affinity(*tid) == free()));
+    assert_eq!(remove(&g), Ok(()));
+    has_no_complaints(ours.mount());
+}
+
 /// Readers and writers of one file: each reader sees a whole value that somebody wrote.
 fn values_are_whole(tree: &Path) {
     let file = tree.join("cpuset.cpus");
@@ -348,5 +434,5 @@ fn values_are_whole(tree: &Path) {
 
 both! {
     storm two_movers sets_against_moves attach_against_rmdir one_name_for_many a_process_that_grows
-    reading_during_a_migration values_are_whole
+    reading_during_a_migration births_during_moves a_killed_writer values_are_whole
 }
