@@ -67,7 +67,7 @@ impl Drop for Changing<'_> {
             let tree = self.0.tree.read();
             if let Some(task) = css_set.members.get(tid).cloned() {
                 let mut state = task.state;
-                self.0.subsys.iter().for_each(|ss| (ss.fork)(&*self.0.machine, &tree, task.cgroup, tid, &mut state, false));
+                self.0.subsys.iter().for_each(|ss| (ss.fork)(&*self.0.machine, &tree, task.cgroup, tid, &mut state, None));
                 css_set.members.state_mut(tid).into_iter().for_each(|known| known.clone_from(&state));
             }
         }
@@ -115,7 +115,7 @@ impl Migration<'_, '_> {
         children.into_iter().filter(|task| task.cgroup == self.to).for_each(|task| css_set.members.place(Task { cgroup: from, ..task }));
         for change in changes {
             if change.gone {
-                css_set.members.remove(change.task.tid);
+                css_set.members.exited(change.task.tid);
             } else {
                 css_set.members.place(Task { cgroup: change.from, ..change.task });
             }
@@ -150,7 +150,7 @@ impl super::CssSet {
         for Change { task, gone, .. } in changes {
             let same = self.members.get(task.tid).is_some_and(|known| known.start_time == task.start_time);
             match gone {
-                true if same => self.members.remove(task.tid),
+                true if same => self.members.exited(task.tid),
                 false if same => self.members.state_mut(task.tid).into_iter().for_each(|state| state.clone_from(&task.state)),
                 _ => {}
             }
@@ -181,8 +181,8 @@ impl Locked<'_> {
         if info.is_some_and(bound) {
             return Err(Error::Invalid);
         }
-        self.may_move(writer, tid)?;
         let tgid = known.or(info.map(|info| info.tgid)).unwrap_or(tid);
+        self.may_move(writer, if ids == Ids::Processes { tgid } else { tid })?;
         let thread = Change::migration(&css_set.members, tid, tgid, info, to);
         drop(css_set);
         let changes = match ids {
@@ -240,7 +240,7 @@ impl Locked<'_> {
         let members = &mut css_set.members;
         let alive: FxHashSet<Tid> = threads.iter().copied().collect();
         let dead: Vec<Tid> = members.of_process(tgid).map(|task| task.tid).filter(|tid| !alive.contains(tid)).collect();
-        dead.into_iter().for_each(|tid| members.remove(tid));
+        dead.into_iter().for_each(|tid| members.exited(tid));
         let change = |tid| {
             let info = if tid == tgid { Some(self.machine().task(tid).ok()?) } else { None };
             Change::migration(members, tid, tgid, info, to)

@@ -29,6 +29,8 @@ struct Process {
     threads: FxHashSet<Tid>,
     /// No thread of it is in the root group: since children are born where their creators are, none can get there unnoticed.
     complete: bool,
+    /// The main thread has died and others live. Its tid is free for the one that executes a program.
+    headless: bool,
 }
 
 /// The members of all groups but the root.
@@ -113,9 +115,24 @@ impl Members {
             old.inspect(|(_, old)| self.leave(*old, tid));
         }
         if old.is_none_or(|(old, _)| old != tgid) {
-            self.processes.entry(tgid).or_default().threads.insert(tid);
+            let process = self.processes.entry(tgid).or_default();
+            process.threads.insert(tid);
+            process.headless &= tid != tgid;
             old.inspect(|(old, _)| self.leave_process(*old, tid));
         }
+    }
+
+    /// The processes whose main thread has died while others lived.
+    pub fn headless(&self) -> impl Iterator<Item = Tid> {
+        self.processes.iter().filter(|(_, process)| process.headless).map(|(tgid, _)| *tgid)
+    }
+
+    /// Forgets a task that has exited.
+    pub fn exited(&mut self, tid: Tid) {
+        if let Some(process) = self.processes.get_mut(&tid) {
+            process.headless = true;
+        }
+        self.remove(tid);
     }
 
     /// Forgets a task that has exited or is in the root group again.

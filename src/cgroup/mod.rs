@@ -85,14 +85,14 @@ struct ForkHooks<'a> {
 }
 
 impl Fork for ForkHooks<'_> {
-    fn fork(&self, id: CgroupId, child: Tid, creator: &TaskState) -> TaskState {
-        let mut state = creator.clone();
+    fn fork(&self, child: Tid, creator: &Task) -> TaskState {
+        let mut state = creator.state.clone();
         if self.changing {
             self.unsettled.borrow_mut().push(child);
         } else {
             let Hierarchy { machine, subsys, tree, .. } = self.hierarchy;
             let tree = tree.read();
-            subsys.iter().for_each(|ss| (ss.fork)(&**machine, &tree, id, child, &mut state, true));
+            subsys.iter().for_each(|ss| (ss.fork)(&**machine, &tree, creator.cgroup, child, &mut state, Some(creator.tid)));
         }
         state
     }

@@ -369,15 +369,10 @@ fn can_attach(locked: &Locked<'_>, writer: &Writer<'_>, to: CgroupId, changes: &
     if caller.creds.cap_effective & CAP_SYS_NICE != 0 {
         return Ok(());
     }
-    let mut checked = None;
-    for tgid in changes.iter().map(|change| change.task.tgid) {
-        if checked.replace(tgid) != Some(tgid)
-            && locked.machine().creds(tgid).is_ok_and(|creds| creds.cap_permitted & !caller.creds.cap_permitted != 0)
-        {
-            return Err(Error::Perm);
-        }
-    }
-    Ok(())
+    let may_set = |tid| locked.machine().creds(tid).is_ok_and(|creds| creds.cap_permitted & !caller.creds.cap_permitted == 0);
+    // A task that is gone is not refused.
+    let refused = |change: &Change| !may_set(change.task.tid) && locked.machine().affinity(change.task.tid).is_ok();
+    if changes.iter().any(refused) { Err(Error::Perm) } else { Ok(()) }
 }
 
 fn prepare_attach(locked: &Locked<'_>, to: CgroupId, changes: &mut [Change]) -> Result<()> {
@@ -432,11 +427,12 @@ fn attach(locked: &Locked<'_>, to: CgroupId, changes: &[Change]) {
 }
 
 /// `cpuset_fork`: a child has its creator's wish, and the CPUs of the group.
-fn fork(machine: &dyn Machine, tree: &Tree, id: CgroupId, child: Tid, state: &mut TaskState, settled: bool) {
+fn fork(machine: &dyn Machine, tree: &Tree, id: CgroupId, child: Tid, state: &mut TaskState, creator: Option<Tid>) {
     let state = &mut state.cpuset;
     let (Ok(current), Ok(css), Ok(root)) = (machine.affinity(child), css(tree, id), css(tree, ROOT)) else { return };
-    // Born while its creator was being moved, it may have what its creator had before.
-    if settled && state.previous.as_ref() != Some(&current) {
+    // Born just before its creator was changed, it has what its creator had before and has no more.
+    let stale = |creator| state.previous.as_ref() == Some(&current) && machine.affinity(creator).as_ref() != Ok(&current);
+    if creator.is_some_and(|creator| !stale(creator)) {
         state.observe(machine, &current, &css.cpus, &root.cpus);
     }
     state.applied.clone_from(&current);

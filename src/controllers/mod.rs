@@ -49,9 +49,9 @@ pub struct Subsys {
     pub cancel_attach: fn(&dyn Machine, &mut [Change]),
     /// The move is done; what is left cannot fail.
     pub attach: fn(&Locked<'_>, CgroupId, &[Change]),
-    /// A child has been found, and has its creator's state: makes it true. The last argument tells whether the child can have
-    /// asked for something itself since, or whether its creator was being changed.
-    pub fork: fn(&dyn Machine, &Tree, CgroupId, Tid, &mut TaskState, bool),
+    /// A child has been found, and has its creator's state: makes it true. The last argument is the creator, unless that was
+    /// being changed meanwhile: then nothing the child has is its own wish.
+    pub fork: fn(&dyn Machine, &Tree, CgroupId, Tid, &mut TaskState, Option<Tid>),
     /// CPUs or nodes have come or gone.
     pub hotplug: fn(&Locked<'_>),
 }

@@ -232,6 +232,11 @@ impl Machine for Linux {
         Ok((meta.nlink() as usize).saturating_sub(2))
     }
 
+    fn children(&self, tid: Tid) -> Result<Vec<Tid>, Errno> {
+        let text = read(&format!("/proc/{tid}/task/{tid}/children")).ok_or(Errno::ESRCH)?;
+        Ok(numbers(&text).collect())
+    }
+
     fn processes(&self) -> Vec<Tid> {
         tids_in("/proc").unwrap_or_default()
     }

@@ -107,6 +107,10 @@ pub trait Machine: Send + Sync {
     fn threads(&self, tgid: Tid) -> Result<Vec<Tid>, Errno>;
     /// The number of threads of a process, its dead leader included. ESRCH if there is none.
     fn thread_count(&self, tgid: Tid) -> Result<usize, Errno>;
+    /// The child processes that a thread has forked and that live. An error where the kernel does not tell (CONFIG_PROC_CHILDREN).
+    fn children(&self, _tid: Tid) -> Result<Vec<Tid>, Errno> {
+        Err(Errno::ENOSYS)
+    }
     /// All processes. Not a snapshot.
     fn processes(&self) -> Vec<Tid>;
     /// The pid allocated last; pids are handed out in ascending order and wrap around below [`Machine::pid_max`].

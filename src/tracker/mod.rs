@@ -10,8 +10,8 @@ pub use scan::Scan;
 
 /// What a back end needs to put a child into a group: the child's state follows from its creator's.
 pub trait Fork {
-    /// The state of a child that was created by a task with `parent`'s state in the group `id`.
-    fn fork(&self, id: CgroupId, child: Tid, parent: &TaskState) -> TaskState;
+    /// The state of a child of `creator`, in the creator's group.
+    fn fork(&self, child: Tid, creator: &Task) -> TaskState;
 }
 
 /// A source of forks and exits. After `sync` the members are those of some moment during the call.

@@ -8,9 +8,9 @@
 //! What it cannot know:
 //! - the creator of a child whose parent has exited before anybody looked: the child is taken for one of whoever has adopted
 //!   it. So is a child made with CLONE_PARENT;
-//! - which thread of a process that is spread over groups has created a thread or child: the affinity that it inherited
-//!   decides, else the main thread;
-//! - that another thread than the main one has executed a program;
+//! - which thread of a process that is spread over groups has created a thread, or a child if it has exited since: the
+//!   affinity that was inherited decides, else the main thread;
+//! - that another thread than the main one has executed a program while the main one lived;
 //! - a task made with a pid of the caller's choice (clone3's `set_tid`), and anything born more than one lap of pids ago.
 
 use super::{Fork, Tracker};
@@ -73,8 +73,17 @@ impl Scan {
 }
 
 /// The thread of process `tgid` that has created `child`, if it is in a group.
-fn creator<'m>(machine: &dyn Machine, members: &'m Members, tgid: Tid, child: Tid) -> Option<&'m Task> {
+fn creator<'m>(machine: &dyn Machine, members: &'m Members, tgid: Tid, child: Tid, is_thread: bool) -> Option<&'m Task> {
     let first = members.of_process(tgid).next()?;
+    let together = members.is_complete(tgid) && members.of_process(tgid).all(|task| task.cgroup == first.cgroup);
+    let others = || machine.threads(tgid).unwrap_or_default().into_iter().filter(|tid| *tid != child);
+    // Spread over groups: the kernel tells the thread that a process is a child of, as long as that thread lives.
+    if !together
+        && !is_thread
+        && let Some(tid) = others().find(|tid| machine.children(*tid).is_ok_and(|children| children.contains(&child)))
+    {
+        return members.get(tid);
+    }
     // A child has its creator's affinity until it asks for another.
     let Ok(mask) = machine.affinity(child) else { return Some(first) };
     let alike = |tid| machine.affinity(tid).as_ref() == Ok(&mask);
@@ -87,9 +96,7 @@ fn creator<'m>(machine: &dyn Machine, members: &'m Members, tgid: Tid, child: Ti
     if thread.is_some() {
         return thread;
     }
-    let in_root = |tid: &Tid| *tid != child && *tid != tgid && members.get(*tid).is_none();
-    let others = || machine.threads(tgid).unwrap_or_default().into_iter().filter(in_root);
-    if !members.is_complete(tgid) && others().any(alike) {
+    if !together && others().any(|tid| tid != tgid && members.get(tid).is_none() && alike(tid)) {
         return None;
     }
     if leader_alive { leader } else { Some(first) }
@@ -100,13 +107,26 @@ fn born(machine: &dyn Machine, members: &mut Members, fork: &dyn Fork, tid: Tid,
     match members.get(tid) {
         Some(known) if known.start_time == Some(info.start_time) => return,
         // The pid of a dead member, used again: nobody is placed before his birth has been looked for.
-        Some(_) => members.remove(tid),
+        Some(_) => members.exited(tid),
         None => {}
     }
-    let parent = if info.tgid == tid { info.ppid } else { info.tgid };
-    if let Some(creator) = creator(machine, members, parent, tid) {
-        let state = fork.fork(creator.cgroup, tid, &creator.state);
+    let is_thread = info.tgid != tid;
+    let parent = if is_thread { info.tgid } else { info.ppid };
+    if let Some(creator) = creator(machine, members, parent, tid, is_thread) {
+        let state = fork.fork(tid, creator);
         members.place(Task { tid, tgid: info.tgid, start_time: Some(info.start_time), cgroup: creator.cgroup, state });
+    }
+}
+
+/// A dead main thread that lives again is another thread of the process that has executed a program (`de_thread`).
+fn follow_exec(machine: &dyn Machine, members: &mut Members) {
+    let headless: Vec<Tid> = members.headless().collect();
+    for tgid in headless {
+        let Some(info) = machine.task(tgid).ok().filter(|info| !info.zombie) else { continue };
+        let executed = members.of_process(tgid).find(|task| !alive(machine, task)).cloned();
+        if let Some(thread) = executed {
+            members.place(Task { tid: tgid, start_time: Some(info.start_time), ..thread });
+        }
     }
 }
 
@@ -134,6 +154,7 @@ impl Tracker for Scan {
             self.start(machine);
             return;
         }
+        follow_exec(machine, members);
         let taken = self.taken(machine);
         if taken.is_empty() && self.pending.is_empty() {
             return;
@@ -145,7 +166,7 @@ impl Tracker for Scan {
             let age = now.saturating_duration_since(since);
             // Far cheaper than /proc for the many that are dead already.
             match machine.affinity(tid).and_then(|_| machine.task(tid)) {
-                Ok(info) if info.zombie => members.remove(tid),
+                Ok(info) if info.zombie => members.exited(tid),
                 Ok(info) => born(machine, members, fork, tid, &info),
                 Err(_) if age < ALLOC_TIME || age < FORK_TIME && machine.is_taken(tid) => self.pending.push((tid, since)),
                 Err(_) => {}
@@ -160,7 +181,7 @@ impl Tracker for Scan {
                 continue;
             }
             let dead: Vec<Tid> = members.of_process(tgid).filter(|task| !alive(machine, task)).map(|task| task.tid).collect();
-            dead.into_iter().for_each(|tid| members.remove(tid));
+            dead.into_iter().for_each(|tid| members.exited(tid));
             if let Ok(count) = machine.thread_count(tgid) {
                 members.all_seen(tgid, count);
             }
@@ -178,7 +199,7 @@ impl Tracker for Scan {
             if alive(machine, &task) {
                 return Some(task);
             }
-            members.remove(task.tid);
+            members.exited(task.tid);
         }
     }
 }
