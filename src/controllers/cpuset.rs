@@ -102,9 +102,10 @@ pub struct TaskCpus {
 }
 
 impl TaskCpus {
-    /// A thread that comes from the root group: it may have asked for what it has.
+    /// A thread that comes from the root group: it may have asked for what it has. What it has of CPUs that are offline does
+    /// not show: as if it had been given nothing yet.
     fn entering(current: &Bitmap, root: &Bitmap) -> Self {
-        Self { user: (current != root).then(|| current.clone()), applied: current.clone(), previous: None }
+        Self { user: (current != root).then(|| current.clone()), applied: Bitmap::new(), previous: None }
     }
 
     /// Takes note of what a thread in a group with `cpus` has asked for, which shows in its affinity.
@@ -140,10 +141,13 @@ impl TaskCpus {
         machine.set_affinity(tid, &wanted)?;
         let before = std::mem::replace(&mut self.applied, wanted);
         // CPUs that are offline did not show.
-        let had = if *current != before && before.and(&machine.online_cpus()) == *current { &before } else { current };
-        let undo = had.clone();
+        let had = match before.is_empty() && self.user.is_none() {
+            true => machine.own_cpus(),
+            false if *current != before && before.and(&machine.online_cpus()) == *current => before.clone(),
+            false => current.clone(),
+        };
         self.previous = Some(before);
-        Ok(Some(undo))
+        Ok(Some(had))
     }
 }
 

@@ -88,7 +88,15 @@ fn what_does_not_concern_cpus_touches_no_affinity() {
     world.machine.sched_setaffinity(tid, [6, 7]).expect("outside, so that any touch would show");
     world.write("/a/cpuset.cpus", "0-3\n").expect("the same");
     world.write("/a/cpuset.mems", "0").expect("nodes");
-    for flag in ["cpu_exclusive", "mem_exclusive", "mem_hardwall", "memory_migrate", "memory_spread_page", "memory_spread_slab", "sched_load_balance"] {
+    for flag in [
+        "cpu_exclusive",
+        "mem_exclusive",
+        "mem_hardwall",
+        "memory_migrate",
+        "memory_spread_page",
+        "memory_spread_slab",
+        "sched_load_balance",
+    ] {
         world.write(&format!("/a/cpuset.{flag}"), "1").expect(flag);
     }
     world.rename("/a", "/b").expect("rename");

@@ -87,7 +87,10 @@ fn a_refused_change_of_cpus_leaves_file_and_threads_as_they_were() {
         world.machine.sched_setaffinity(tids[1], [1]).expect("an own wish");
         world.machine.refuse(tids[refused], Errno::EPERM);
         assert_eq!(world.write("/a/cpuset.cpus", "0,2"), Err(Errno::EPERM));
-        assert_eq!((world.read("/a/cpuset.cpus").as_deref(), affinities(&world, &tids)), (Ok("0-1\n"), vec!["0-1".into(), "1".into(), "0-1".into()]));
+        assert_eq!(
+            (world.read("/a/cpuset.cpus").as_deref(), affinities(&world, &tids)),
+            (Ok("0-1\n"), vec!["0-1".into(), "1".into(), "0-1".into()])
+        );
         world.machine.allow(tids[refused]);
         world.write("/a/cpuset.cpus", "0,2").expect("now they can");
         assert_eq!(affinities(&world, &tids), ["0,2", "0,2", "0,2"]);
@@ -159,7 +162,11 @@ fn zombies_are_written_without_effect_and_the_reaped_are_no_such_task() {
         }
         world.machine.reap(zombie);
         for group in ["/a", "/b", "/empty"] {
-            assert_eq!((world.attach(group, zombie), world.attach_process(group, zombie)), (Err(Errno::ESRCH), Err(Errno::ESRCH)), "{group}");
+            assert_eq!(
+                (world.attach(group, zombie), world.attach_process(group, zombie)),
+                (Err(Errno::ESRCH), Err(Errno::ESRCH)),
+                "{group}"
+            );
         }
     }
 }
@@ -283,7 +290,11 @@ fn a_birth_in_flight_during_a_change_of_cpus_is_found() {
         world.write("/a/cpuset.cpus", "3").expect("cpus");
         let child = world.machine.appear(birth);
         world.settle();
-        assert_eq!((world.affinity(child), world.tasks("/a")), ("3".into(), vec![leader, child]), "thread: {is_thread}, pid before: {pid_before}");
+        assert_eq!(
+            (world.affinity(child), world.tasks("/a")),
+            ("3".into(), vec![leader, child]),
+            "thread: {is_thread}, pid before: {pid_before}"
+        );
         world.write("/a/cpuset.cpus", "1-3").expect("cpus");
         assert_eq!(world.affinity(child), "1-3", "no wish of its own");
     }
@@ -296,8 +307,8 @@ fn a_child_born_between_its_parents_change_and_the_look_has_no_wish() {
         let leader = world.machine.process(0);
         world.attach("/a", leader).expect("attach");
         world.machine.at(At::AfterSet(leader), move |machine| {
-        machine.appear(machine.begin(leader, is_thread));
-    });
+            machine.appear(machine.begin(leader, is_thread));
+        });
         world.write("/a/cpuset.cpus", "0").expect("narrow");
         let tasks = world.tasks("/a");
         assert_eq!((tasks.len(), affinities(&world, &tasks)), (2, vec!["0".into(); 2]));
@@ -437,7 +448,9 @@ fn kernel_threads_move_unless_they_are_bound() {
 fn numbers_of_tasks() {
     let world = world();
     let tid = world.machine.process(0);
-    for text in [format!("{tid}"), format!("+{tid}"), format!(" {tid} \n"), format!("{tid:#x}"), format!("0{tid:o}"), format!("\u{b}{tid}\u{c}\r")] {
+    for text in
+        [format!("{tid}"), format!("+{tid}"), format!(" {tid} \n"), format!("{tid:#x}"), format!("0{tid:o}"), format!("\u{b}{tid}\u{c}\r")]
+    {
         assert_eq!((world.write("/a/tasks", &text), world.tasks("/a")), (Ok(()), vec![tid]), "{text:?}");
         world.attach("/", tid).expect("back");
     }
@@ -491,7 +504,10 @@ fn checks_come_in_the_kernels_order() {
     let nobody = client(65534, mine);
     let write = |text: &str| world.write_by(nobody, nobody, "/empty/tasks", text);
     assert_eq!(write(&rooted.to_string()), Err(Errno::EACCES));
-    assert_eq!((write("31000"), write(&KTHREADD.to_string()), write("garbage")), (Err(Errno::ESRCH), Err(Errno::EINVAL), Err(Errno::EINVAL)));
+    assert_eq!(
+        (write("31000"), write(&KTHREADD.to_string()), write("garbage")),
+        (Err(Errno::ESRCH), Err(Errno::EINVAL), Err(Errno::EINVAL))
+    );
     assert_eq!(write(&mine.to_string()), Err(Errno::ENOSPC));
     world.write("/empty/cpuset.cpus", "0").expect("cpus");
     assert_eq!(write(&mine.to_string()), Err(Errno::ENOSPC), "no nodes");

@@ -90,7 +90,8 @@ impl FakeMachine {
     pub(crate) fn new(cpus: usize, nodes: usize) -> Self {
         let all = Bitmap::first(cpus);
         let kernel = TaskFlags::KTHREAD;
-        let threads = [(INIT, TaskFlags::empty()), (KTHREADD, kernel), (MIGRATION, kernel | TaskFlags::NO_SETAFFINITY), (KDEVTMPFS, kernel)];
+        let threads =
+            [(INIT, TaskFlags::empty()), (KTHREADD, kernel), (MIGRATION, kernel | TaskFlags::NO_SETAFFINITY), (KDEVTMPFS, kernel)];
         let thread = |(tid, flags): (Tid, TaskFlags)| {
             let ppid = if flags.is_empty() || tid == KTHREADD { 0 } else { KTHREADD };
             let start_time = tid as u64;

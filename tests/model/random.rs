@@ -241,7 +241,12 @@ impl Pair {
         match *step {
             Step::Mkdir { .. } | Step::Rmdir { .. } | Step::Rename { .. } => self.tree_step(step),
             Step::Attach { .. } | Step::Self_ { .. } | Step::BadAttach { .. } => self.attach_step(step),
-            Step::Births { .. } | Step::Exit { .. } | Step::ExitGroup { .. } | Step::Reap { .. } | Step::SetAffinity { .. } | Step::Setuid { .. } => {
+            Step::Births { .. }
+            | Step::Exit { .. }
+            | Step::ExitGroup { .. }
+            | Step::Reap { .. }
+            | Step::SetAffinity { .. }
+            | Step::Setuid { .. } => {
                 self.task_step(step);
                 Ok(())
             }

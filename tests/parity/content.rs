@@ -474,6 +474,7 @@ pub fn born_of_split_processes() -> Vec<Step> {
         affinity(C(0, 2)).gives("[0]"),
         affinity(T(0, 2)).gives("[0, 1]"),
         fork(P(0)).ok(),
+        read("a/tasks"),
         end_thread(P(0)).ok(),
         read("a/tasks").gives("p0.c4"),
         thread(T(0, 2)).ok(),

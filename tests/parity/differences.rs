@@ -48,6 +48,19 @@ fn an_empty_write_and_a_seek_ignore_that_the_group_is_gone() {
     assert_eq!(write(&file, b"0"), Err(nix::errno::Errno::ENODEV));
 }
 
+/// The kernel says ENOENT: it forgets the name with the group. FUSE's side of the kernel knows it as long as the file is open.
+#[test]
+fn a_file_that_is_open_can_be_named_in_a_removed_group() {
+    use nix::{errno::Errno, fcntl::OFlag, fcntl::openat, sys::stat::Mode};
+    let Some(mount) = mounted() else { return };
+    let group = mount.dir().join("a");
+    fs::create_dir(&group).expect("mkdir");
+    let (dir, _tasks) = (File::open(&group).expect("open"), File::open(group.join("tasks")).expect("open"));
+    fs::remove_dir(&group).expect("rmdir");
+    assert_eq!(openat(&dir, "tasks", OFlag::O_RDONLY, Mode::empty()).err(), Some(Errno::ENODEV));
+    assert_eq!(openat(&dir, "notify_on_release", OFlag::O_RDONLY, Mode::empty()).err(), Some(Errno::ENOENT));
+}
+
 /// The kernel says EINVAL beyond 2^31-1, the largest file of its cgroup file system.
 #[test]
 fn one_may_seek_beyond_the_largest_file() {

@@ -254,7 +254,7 @@ pub fn removed_groups() -> Vec<Step> {
         on(1, On::Stat).gives("file 0600 0:0 nlink 1 size 0 blocks 0 of 4096"),
         on(0, On::List).gives(""),
         on(0, On::Mkdirat("x".into())).fails(ENOENT),
-        on(0, On::Openat("tasks".into())).fails(ENOENT),
+        on(0, On::Openat("notify_on_release".into())).fails(ENOENT),
         on(0, On::Openat("x".into())).fails(ENOENT),
         on(0, On::Stat),
         mkdir("a").ok(),
