@@ -56,7 +56,7 @@ impl Server {
         let dir = dir.canonicalize().map_err(|error| MountError::Dir(dir.to_owned(), error))?;
         let fd = mount::mount(&dir, options)?;
         let serve = || -> io::Result<JoinHandle<io::Result<()>>> {
-            let face = Face::new(vfs)?;
+            let face = Face::new(vfs, options.xattr)?;
             let session = Session::from_fd(face, fd, SessionACL::All, fuser::Config::default())?;
             thread::Builder::new().name("fuse".into()).spawn(move || session.run())
         };
@@ -101,6 +101,8 @@ fn new_vfs(machine: Arc<dyn Machine>, options: &MountOptions) -> Vfs {
 /// more change of context. What may take long goes to a thread of its own, so that nothing waits behind it.
 struct Face {
     vfs: Arc<Vfs>,
+    /// Without extended attributes the kernel is told so once, and does not ask again.
+    xattr: bool,
     housekeeper: Housekeeper,
     /// Changes that are slow or must wait for one, in their order.
     writes: Sender<Job>,
@@ -109,14 +111,14 @@ struct Face {
 }
 
 impl Face {
-    fn new(vfs: Arc<Vfs>) -> io::Result<Self> {
+    fn new(vfs: Arc<Vfs>, xattr: bool) -> io::Result<Self> {
         let lane = |name: &str| -> io::Result<Sender<Job>> {
             let (sender, jobs): (_, Receiver<Job>) = channel();
             let vfs = vfs.clone();
             thread::Builder::new().name(name.into()).spawn(move || jobs.into_iter().for_each(|job| job(&vfs)))?;
             Ok(sender)
         };
-        Ok(Self { writes: lane("slow-writes")?, reads: lane("slow-reads")?, housekeeper: Housekeeper::new(&vfs)?, vfs })
+        Ok(Self { writes: lane("slow-writes")?, reads: lane("slow-reads")?, housekeeper: Housekeeper::new(&vfs)?, xattr, vfs })
     }
 
     /// Runs a change of the hierarchy: at once if nobody else has it, else behind whoever has.
@@ -424,19 +426,31 @@ impl Filesystem for Face {
     }
 
     fn setxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32, reply: ReplyEmpty) {
+        if !self.xattr {
+            return reply.error(Errno::ENOSYS);
+        }
         let set = XattrMode::from_flags(flags).and_then(|mode| self.vfs.set_xattr(ino.0, name.as_bytes(), value, mode));
         reply_empty(reply, set);
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if !self.xattr {
+            return reply.error(Errno::ENOSYS);
+        }
         reply_xattr(reply, size, self.vfs.get_xattr(ino.0, name.as_bytes()));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        if !self.xattr {
+            return reply.error(Errno::ENOSYS);
+        }
         reply_xattr(reply, size, Ok(self.vfs.list_xattr(ino.0, client(req))));
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if !self.xattr {
+            return reply.error(Errno::ENOSYS);
+        }
         reply_empty(reply, self.vfs.remove_xattr(ino.0, name.as_bytes()));
     }
 
