@@ -2,7 +2,7 @@
 
 use cgfuse::bitmap::Bitmap;
 use cgfuse::sys::{Caller, Creds, Errno, Machine, PidNs, TaskFlags, TaskInfo, Tid};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +22,8 @@ pub(crate) const KDEVTMPFS: Tid = 4;
 struct Thread {
     tgid: Tid,
     ppid: Tid,
+    /// The thread of the parent that it is a child of.
+    creator: Tid,
     zombie: bool,
     flags: TaskFlags,
     start_time: u64,
@@ -60,10 +62,12 @@ struct State {
     server_cpus: Bitmap,
     mems: Bitmap,
     threads: BTreeMap<Tid, Thread>,
+    in_flight: BTreeSet<Tid>,
     last_pid: Tid,
     first_pid: Tid,
     pid_max: Tid,
     tells_last_pid: bool,
+    tells_children: bool,
     global_root: bool,
     parallelism: usize,
     births: u64,
@@ -96,7 +100,7 @@ impl FakeMachine {
             let ppid = if flags.is_empty() || tid == KTHREADD { 0 } else { KTHREADD };
             let start_time = tid as u64;
             let mask = all.clone();
-            (tid, Thread { tgid: tid, ppid, zombie: false, flags, start_time, mask, uid: 0, suid: 0, caps: ALL_CAPS, pid_ns: None })
+            (tid, Thread { tgid: tid, ppid, creator: ppid, zombie: false, flags, start_time, mask, uid: 0, suid: 0, caps: ALL_CAPS, pid_ns: None })
         };
         let state = State {
             cpus,
@@ -104,10 +108,12 @@ impl FakeMachine {
             server_cpus: all.clone(),
             mems: Bitmap::first(nodes),
             threads: threads.into_iter().map(thread).collect(),
+            in_flight: BTreeSet::new(),
             last_pid: 299,
             first_pid: 300,
             pid_max: 32768,
             tells_last_pid: true,
+            tells_children: true,
             global_root: true,
             parallelism: 1,
             births: 100,
@@ -130,6 +136,12 @@ impl FakeMachine {
     /// The machine does not tell its last pid.
     pub(crate) fn without_last_pid(self) -> Self {
         self.state().tells_last_pid = false;
+        self
+    }
+
+    /// The machine does not tell the children of a thread.
+    pub(crate) fn without_children(self) -> Self {
+        self.state().tells_children = false;
         self
     }
 
@@ -185,7 +197,7 @@ impl FakeMachine {
         let mut thread = state.threads[&creator].clone();
         assert!(!thread.zombie, "the dead do not fork");
         if !is_thread {
-            thread.ppid = thread.tgid;
+            (thread.ppid, thread.creator) = (thread.tgid, creator);
         }
         Birth { thread, is_thread, tid: None }
     }
@@ -197,11 +209,12 @@ impl FakeMachine {
         loop {
             tid = if tid + 1 >= state.pid_max { state.first_pid } else { tid + 1 };
             assert_ne!(tid, state.last_pid, "no pid is free");
-            if !state.threads.contains_key(&tid) {
+            if !state.threads.contains_key(&tid) && !state.in_flight.contains(&tid) {
                 break;
             }
         }
         state.last_pid = tid;
+        state.in_flight.insert(tid);
         birth.tid = Some(tid);
         tid
     }
@@ -213,6 +226,7 @@ impl FakeMachine {
             None => self.allocate(&mut birth),
         };
         let mut state = self.state();
+        state.in_flight.remove(&tid);
         state.births += 1;
         let start_time = state.births;
         let tgid = if birth.is_thread { birth.thread.tgid } else { tid };
@@ -240,7 +254,8 @@ impl FakeMachine {
     /// fork(2) with CLONE_PARENT.
     pub(crate) fn fork_sibling(&self, creator: Tid) -> Tid {
         let mut birth = self.begin(creator, false);
-        birth.thread.ppid = self.state().threads[&creator].ppid;
+        let parent = self.state().threads[&creator].clone();
+        (birth.thread.ppid, birth.thread.creator) = (parent.ppid, parent.creator);
         self.appear(birth)
     }
 
@@ -255,11 +270,13 @@ impl FakeMachine {
     pub(crate) fn burn_pids(&self, n: usize) {
         for _ in 0..n {
             let mut birth = self.begin(INIT, false);
-            self.allocate(&mut birth);
+            let tid = self.allocate(&mut birth);
+            self.state().in_flight.remove(&tid);
         }
     }
 
-    /// A thread ends. The last one of a process leaves a zombie, and its children go to init.
+    /// A thread ends; its children go to another thread of its process. The last one of a process leaves a zombie, and
+    /// its children go to init.
     pub(crate) fn exit(&self, tid: Tid) {
         let mut state = self.state();
         let tgid = state.threads[&tid].tgid;
@@ -268,7 +285,11 @@ impl FakeMachine {
         } else {
             state.threads.remove(&tid);
         }
-        if !state.threads.values().any(|thread| thread.tgid == tgid && !thread.zombie) {
+        let other = state.threads.iter().find(|(_, thread)| thread.tgid == tgid && !thread.zombie).map(|(tid, _)| *tid);
+        for child in state.threads.values_mut().filter(|thread| thread.ppid == tgid && thread.creator == tid) {
+            child.creator = other.unwrap_or(INIT);
+        }
+        if other.is_none() {
             state.threads.values_mut().filter(|thread| thread.ppid == tgid).for_each(|thread| thread.ppid = INIT);
         }
     }
@@ -301,6 +322,7 @@ impl FakeMachine {
         let own = state.threads[&tid].clone();
         let start_time = state.threads[&own.tgid].start_time;
         state.threads.retain(|_, thread| thread.tgid != own.tgid);
+        state.threads.values_mut().filter(|thread| thread.ppid == own.tgid).for_each(|thread| thread.creator = own.tgid);
         state.threads.insert(own.tgid, Thread { start_time, ..own });
     }
 
@@ -460,6 +482,20 @@ impl Machine for FakeMachine {
 
     fn thread_count(&self, tgid: Tid) -> Result<usize, Errno> {
         self.threads(tgid).map(|threads| threads.len())
+    }
+
+    fn children(&self, tid: Tid) -> Result<Vec<Tid>, Errno> {
+        let state = self.state();
+        if !state.tells_children {
+            return Err(Errno::ENOENT);
+        }
+        let child = |(child, thread): &(&Tid, &Thread)| thread.tgid == **child && thread.creator == tid;
+        Ok(state.threads.iter().filter(child).map(|(child, _)| *child).collect())
+    }
+
+    fn is_taken(&self, pid: Tid) -> bool {
+        let state = self.state();
+        state.threads.contains_key(&pid) || state.in_flight.contains(&pid)
     }
 
     fn processes(&self) -> Vec<Tid> {

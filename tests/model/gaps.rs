@@ -37,13 +37,36 @@ fn gap_orphan_before_the_look() {
 }
 
 #[test]
-fn gap_creator_among_threads_with_the_same_affinity() {
+fn gap_creator_of_a_thread_among_threads_with_the_same_affinity() {
     let (world, leader) = world();
     world.group("/c", "0-1");
     let thread = world.machine.thread(leader);
     world.attach("/c", thread).expect("attach");
+    let (child, late) = (world.machine.fork(thread), world.machine.thread(thread));
+    assert_eq!((world.tasks("/a"), world.tasks("/c")), (vec![leader, late], vec![thread, child]), "of a thread, the main one is assumed");
+}
+
+#[test]
+fn gap_creator_where_the_kernel_does_not_tell_children() {
+    let (world, leader) = on(FakeMachine::new(8, 1).without_children());
+    world.group("/c", "0-1");
+    let threads = [(); 2].map(|()| world.machine.thread(leader));
+    world.attach("/c", threads[0]).expect("attach");
+    world.attach("/b", threads[1]).expect("attach");
+    let children = threads.map(|tid| world.machine.fork(tid));
+    assert_eq!((world.tasks("/a"), world.tasks("/c")), (vec![leader, children[0]], vec![threads[0]]), "the main thread is assumed");
+    assert_eq!(world.tasks("/b"), [threads[1], children[1]], "unless the affinity tells");
+}
+
+#[test]
+fn gap_creator_that_has_exited_while_its_process_lives() {
+    let (world, leader) = world();
+    let thread = world.machine.thread(leader);
+    world.attach("/b", thread).expect("attach");
     let child = world.machine.fork(thread);
-    assert_eq!((world.tasks("/a"), world.tasks("/c")), (vec![leader, child], vec![thread]), "the main thread is assumed");
+    world.machine.exit(thread);
+    let found = (world.tasks("/a"), world.tasks("/b"));
+    assert!([(vec![leader, child], vec![]), (vec![leader], vec![child])].contains(&found), "{found:?}");
 }
 
 #[test]
@@ -60,7 +83,7 @@ fn gap_wish_of_the_creator_among_threads_with_the_same_affinity() {
 }
 
 #[test]
-fn gap_exec_by_another_thread() {
+fn gap_exec_by_another_thread_while_the_main_one_lives() {
     let (world, leader) = world();
     let thread = world.machine.thread(leader);
     world.attach("/b", thread).expect("attach");
@@ -69,6 +92,22 @@ fn gap_exec_by_another_thread() {
     assert_eq!(world.affinity(leader), "2-3");
     world.write("/a/cpuset.cpus", "1").expect("cpus");
     assert_eq!(world.affinity(leader), "1");
+}
+
+#[test]
+fn gap_exec_after_a_death_that_nobody_saw() {
+    for seen in [true, false] {
+        let (world, leader) = world();
+        let thread = world.machine.thread(leader);
+        world.attach("/b", thread).expect("attach");
+        world.machine.exit(leader);
+        if seen {
+            assert_eq!(world.tasks("/a"), []);
+        }
+        world.machine.exec(thread);
+        let want = if seen { (vec![], vec![leader]) } else { (vec![leader], vec![]) };
+        assert_eq!((world.tasks("/a"), world.tasks("/b")), want, "the death of the main thread was seen: {seen}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! with the CPUs that the rule gives it, as in the reference.
 
 use crate::fake::{FakeMachine, INIT, KTHREADD, MIGRATION};
-use crate::reference::{FLAGS, Reference, Set, list};
+use crate::reference::{FLAGS, Reference, Set, Thread, list};
 use crate::world::{Outcome, World, client};
 use cgfuse::sys::{Errno, Tid};
 use proptest::prelude::*;
@@ -216,19 +216,20 @@ impl Pair {
         self.threads().into_iter().chain(self.reference.zombies.keys().copied()).collect()
     }
 
-    /// Whether a look can tell who has created a child: no other thread of the process has the same affinity and another
-    /// place or wish, and the creator's own wish has been seen.
-    fn creator_shows(&self, tid: Tid) -> bool {
+    /// Whether a look can tell who has created a child: no other thread of the process shows the same affinity and has another
+    /// place or wish. Of a process that is spread over groups, the kernel tells which thread a child process is of.
+    fn creator_shows(&self, tid: Tid, is_thread: bool) -> bool {
         let creator = &self.reference.threads[&tid];
-        let other = |thread: &crate::reference::Thread| (thread.group, &thread.user) != (creator.group, &creator.user);
-        let alike = |thread: &crate::reference::Thread| thread.tgid == creator.tgid && thread.mask == creator.mask;
-        let unseen = creator.group != 0 && creator.mask != creator.given[0] && creator.mask == creator.given[1];
-        !unseen && !self.reference.threads.values().any(|thread| alike(thread) && other(thread))
+        let process = || self.reference.threads.values().filter(|thread| thread.tgid == creator.tgid);
+        let shown = |thread: &Thread| thread.mask.intersection(&self.online).copied().collect::<Set>();
+        let other = |thread: &Thread| (thread.group, &thread.user) != (creator.group, &creator.user);
+        let told = !is_thread && process().any(|thread| thread.group != creator.group);
+        told || !process().any(|thread| shown(thread) == shown(creator) && other(thread))
     }
 
     /// Somebody with this uid who can write.
     fn somebody(&self, uid: u32) -> Option<Tid> {
-        let of = |(tid, thread): (&Tid, &crate::reference::Thread)| (thread.uid == uid).then_some(*tid);
+        let of = |(tid, thread): (&Tid, &Thread)| (thread.uid == uid).then_some(*tid);
         if uid == 0 { Some(INIT) } else { self.reference.threads.iter().find_map(of) }
     }
 
@@ -418,7 +419,7 @@ impl Pair {
             Step::Births { creator, ref births } => {
                 let mut family: Vec<Tid> = choose(&self.threads(), creator).into_iter().collect();
                 for &(number, is_thread) in births {
-                    let Some(creator) = choose(&family, number).filter(|tid| self.creator_shows(*tid)) else { return };
+                    let Some(creator) = choose(&family, number).filter(|tid| self.creator_shows(*tid, is_thread)) else { return };
                     if self.anybody().len() < MANY {
                         let child = machine.appear(machine.begin(creator, is_thread));
                         self.reference.birth(creator, child, is_thread);
