@@ -12,6 +12,9 @@ mod attach;
 /// The machine.
 #[path = "model/fake.rs"]
 mod fake;
+/// Files and groups in general.
+#[path = "model/files.rs"]
+mod files;
 /// What the tracker without an event source cannot know.
 #[path = "model/gaps.rs"]
 mod gaps;

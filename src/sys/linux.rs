@@ -15,6 +15,8 @@ use std::time::Instant;
 
 const CPU: &str = "/sys/devices/system/cpu";
 const NODE: &str = "/sys/devices/system/node";
+/// Files whose last word is the pid allocated last, the cheaper one first; it needs CONFIG_CHECKPOINT_RESTORE.
+const LAST_PID: [&str; 2] = ["/proc/sys/kernel/ns_last_pid", "/proc/loadavg"];
 /// Large enough for any list of CPUs or nodes in one line.
 const MAX_IDS: usize = 1 << 16;
 
@@ -27,8 +29,9 @@ pub struct Linux {
     /// The server's own CPUs and nodes at its start, those that are offline included.
     own_cpus: Bitmap,
     own_mems: Bitmap,
-    /// Held open, since it is read for every operation on membership. `None` where /proc/loadavg is not the kernel's.
-    loadavg: Option<File>,
+    /// The file that tells the last pid, held open since it is read for every operation on membership. `None` where neither is
+    /// the kernel's own.
+    last_pid: Option<File>,
     /// A file that nobody else has, for asking whether a pid is taken.
     owned: File,
     root_is_global: bool,
@@ -43,7 +46,8 @@ impl Linux {
         let status = std::fs::read_to_string("/proc/self/status")?;
         let own_cpus = mask(field(&status, "Cpus_allowed:"));
         let mems = field(&status, "Mems_allowed:");
-        let loadavg = File::open("/proc/loadavg").ok().filter(|f| fstatfs(f).is_ok_and(|s| s.filesystem_type() == PROC_SUPER_MAGIC));
+        let is_proc = |file: &File| fstatfs(file).is_ok_and(|stat| stat.filesystem_type() == PROC_SUPER_MAGIC);
+        let last_pid = LAST_PID.iter().find_map(|path| File::open(path).ok().filter(is_proc));
         Ok(Self {
             nr_cpu_ids: list_file(&format!("{CPU}/possible")).and_then(|set| set.iter().last()).map_or(1, |last| last + 1),
             config_nr_cpus: read(&format!("{CPU}/kernel_max"))
@@ -52,7 +56,7 @@ impl Linux {
             nr_node_ids: mems.split(',').map(|group| group.trim().len() * 4).sum::<usize>().max(1),
             own_cpus,
             own_mems: mask(mems),
-            loadavg,
+            last_pid,
             owned: File::open("/dev/null")?,
             root_is_global: read("/proc/self/uid_map").is_none_or(|map| map.split_whitespace().eq(["0", "0", "4294967295"])),
         })
@@ -243,8 +247,8 @@ impl Machine for Linux {
 
     fn last_pid(&self) -> Option<Tid> {
         let mut buf = [0; 128];
-        let len = self.loadavg.as_ref()?.read_at(&mut buf, 0).ok()?;
-        // "0.08 0.02 0.01 2/87 3827"
+        let len = self.last_pid.as_ref()?.read_at(&mut buf, 0).ok()?;
+        // "3827" or "0.08 0.02 0.01 2/87 3827"
         std::str::from_utf8(&buf[..len]).ok()?.trim_end().rsplit(' ').next()?.parse().ok()
     }
 

@@ -334,6 +334,20 @@ fn children_are_born_where_their_creator_is() {
 }
 
 #[test]
+fn threads_of_a_newborn_process_are_born_with_it() {
+    for machine in [FakeMachine::new(4, 1), FakeMachine::new(4, 1).without_last_pid(), FakeMachine::new(4, 1).without_children()] {
+        let world = on(machine);
+        let parent = world.machine.process(0);
+        world.attach("/a", parent).expect("attach");
+        world.machine.sched_setaffinity(parent, 0..4).expect("everything");
+        let child = world.machine.fork(parent);
+        let threads = [world.machine.thread(child), world.machine.thread(child)];
+        assert_eq!(world.tasks("/a"), [parent, child, threads[0], threads[1]]);
+        assert_eq!(affinities(&world, &[child, threads[0], threads[1]]), ["0-1"; 3]);
+    }
+}
+
+#[test]
 fn a_thread_of_a_spread_process_gives_birth_where_it_is() {
     let world = world();
     let tids = process(&world, 2);

@@ -36,7 +36,7 @@ enum Step {
     Node { node: u8, online: bool },
 }
 
-const NAMES: [&str; 5] = ["a", "b", "c", "d e", "new\nline"];
+const NAMES: [&str; 8] = ["a", "b", "c", "d", "a", "b", "d e", "new\nline"];
 const UIDS: [u32; 3] = [0, 1000, 1001];
 /// More threads than this make a history slow and no wiser.
 const MANY: usize = 14;
@@ -58,6 +58,12 @@ const UNSIGNED: [(&str, Result<u64, Errno>); 14] = [
     ("\n", Err(Errno::EINVAL)),
     ("18446744073709551616", Err(Errno::ERANGE)),
 ];
+
+/// Half of the time a plain 0 or 1.
+fn unsigned(number: u8) -> (&'static str, Result<u64, Errno>) {
+    let plain = usize::from(number & 1);
+    UNSIGNED[if number & 2 == 0 { plain } else { usize::from(number / 4) % UNSIGNED.len() }]
+}
 
 /// Texts of signed numbers.
 const SIGNED: [(&str, Result<i64, Errno>); 9] = [
@@ -104,9 +110,9 @@ fn steps(hotplug: bool) -> impl Strategy<Value = Vec<Step>> {
     let index = || any::<u8>();
     let family = proptest::collection::vec((index(), any::<bool>()), 1..4);
     let tree = prop_oneof![
-        4 => (index(), 0..5u8).prop_map(|(parent, name)| Step::Mkdir { parent, name }),
+        4 => (index(), 0..8u8).prop_map(|(parent, name)| Step::Mkdir { parent, name }),
         1 => index().prop_map(|group| Step::Rmdir { group }),
-        1 => (index(), proptest::option::weighted(0.2, index()), 0..5u8).prop_map(|(group, parent, name)| Step::Rename { group, parent, name }),
+        1 => (index(), proptest::option::weighted(0.2, index()), 0..8u8).prop_map(|(group, parent, name)| Step::Rename { group, parent, name }),
     ];
     let files = prop_oneof![
         10 => (index(), any::<bool>(), index(), 0..6u8).prop_map(|(group, cpus, ids, form)| Step::Set { group, cpus, ids, form }),
@@ -187,6 +193,14 @@ impl Pair {
             reference.threads.entry(tid).and_modify(|thread| thread.uid = uid);
         }
         world.write("/release_agent", "/agent").expect("agent");
+        for name in &NAMES[..2] {
+            world.group(&format!("/{name}"), "all");
+            let group = reference.mkdir(0, name).expect("a new group");
+            for cpus in [true, false] {
+                let all = (0..if cpus { reference.possible.len() } else { nodes }).collect();
+                reference.write_set(group, cpus, Ok(all)).expect("all that there is");
+            }
+        }
         let (online, mems) = ((0..cpus).collect(), (0..nodes).collect());
         Self { world, reference, cpus, nodes, online, mems }
     }
@@ -325,13 +339,13 @@ impl Pair {
                 (self.file(group, if cpus { "cpuset.cpus" } else { "cpuset.mems" }), text.to_owned(), want)
             }
             Step::Flag { group, flag, number } => {
-                let (group, flag) = (self.group(group), FLAGS[usize::from(flag) % FLAGS.len()].0);
-                let (text, value) = UNSIGNED[usize::from(number) % UNSIGNED.len()];
+                let (group, flag) = (self.group(group), FLAGS[usize::from(flag) % if flag < 128 { 2 } else { FLAGS.len() }].0);
+                let (text, value) = unsigned(number);
                 let want = value.and_then(|value| self.reference.write_flag(group, flag, value as u32 != 0));
                 (self.file(group, &format!("cpuset.{flag}")), text.to_owned(), want)
             }
             Step::Pressure { number } => {
-                let (text, value) = UNSIGNED[usize::from(number) % UNSIGNED.len()];
+                let (text, value) = unsigned(number);
                 let want = value.map(|value| self.reference.write_pressure_enabled(value as u32 != 0));
                 (self.file(0, "cpuset.memory_pressure_enabled"), text.to_owned(), want)
             }
@@ -341,7 +355,7 @@ impl Pair {
                 (self.file(group, "cpuset.sched_relax_domain_level"), text.to_owned(), want)
             }
             Step::Core { group, clone, number } => {
-                let (group, (text, value)) = (self.group(group), UNSIGNED[usize::from(number) % UNSIGNED.len()]);
+                let (group, (text, value)) = (self.group(group), unsigned(number));
                 let record = self.reference.groups.get_mut(&group).expect("a group");
                 let flag = if clone { &mut record.clone } else { &mut record.notify };
                 let want = value.map(|value| *flag = value != 0);
@@ -360,7 +374,9 @@ impl Pair {
 
     /// A change of CPUs that one thread refuses: nothing has happened, or the thread had nothing to refuse.
     fn refused_cpus(&mut self, step: &Step, group: u8, bits: u8, refused: u8) -> Result<(), TestCaseError> {
-        let (group, set) = (self.group(group), ids(bits, self.cpus));
+        let group = self.group(group);
+        let above = &self.reference.groups[&self.reference.groups[&group].parent].cpus;
+        let set: Set = ids(bits, self.cpus).intersection(above).copied().collect();
         let members: Vec<Tid> = self.threads().into_iter().filter(|tid| self.reference.threads[tid].group == group).collect();
         let Some(refused) = choose(&members, refused) else { return Ok(()) };
         self.world.machine.refuse(refused, Errno::EPERM);
