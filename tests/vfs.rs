@@ -15,7 +15,7 @@ mod vfs {
     mod open; // open flags
     mod read; // reading
     mod readdir; // listing
-    mod release_agent;
+    mod release_agent; // the program that runs when a group is empty
     mod rename; // new names
     mod rmdir; // groups that go
     mod stat; // attributes
@@ -25,5 +25,5 @@ mod vfs {
     mod truncate; // lengths
     mod users; // strangers and their descriptors
     mod write; // writing
-    mod xattr; // extended attributes // the program that runs when a group is empty
+    mod xattr; // extended attributes
 }

@@ -52,7 +52,8 @@ fn echoes<'a>(group: &Path, file: &str) -> Batch<'a, 1> {
 /// Goal 2: an `echo` saves a round trip against a file system that has not thought of it.
 pub(crate) fn echo(world: &World, report: &mut Report) -> io::Result<()> {
     world.modes(&[], |mode| {
-        let dirs = [world.null_setattr.dir(), world.null_xattr.dir(), world.null.dir(), world.ours.dir()].into_iter();
+        let dirs =
+            [world.null_setattr.dir(), world.null_xattr.dir(), world.null.dir(), world.ours.dir(), world.ours_noxattr.dir()].into_iter();
         let dirs = dirs.chain(world.kernel.as_ref().map(|k| k.dir()));
         let contenders: Vec<_> = dirs.map(|dir| echoes(&dir.join("a"), "notify_on_release")).collect();
         let results = interleave(world.scale.pace, contenders)?;
@@ -60,7 +61,10 @@ pub(crate) fn echo(world: &World, report: &mut Report) -> io::Result<()> {
         report.ratio(mode, name, ours, ("null without ATOMIC_O_TRUNC", &results[0][0]), Goal::AtMost(0.8));
         report.ratio(mode, name, ours, ("null with xattrs, without ATOMIC_O_TRUNC", &results[1][0]), Goal::None);
         report.ratio(mode, name, ours, ("null", &results[2][0]), Goal::None);
-        if let Some([kernel]) = results.get(4) {
+        let noxattr = format!("{name}, option noxattr");
+        report.ratio(mode, &noxattr, &results[4][0], ("null without ATOMIC_O_TRUNC", &results[0][0]), Goal::AtMost(0.8));
+        report.ratio(mode, &noxattr, &results[4][0], ("null", &results[2][0]), Goal::None);
+        if let Some([kernel]) = results.get(5) {
             report.ratio(mode, name, ours, ("kernel", kernel), Goal::None);
         }
         Ok(())

@@ -129,11 +129,11 @@ impl Served {
         })
     }
 
-    /// The real server.
-    pub(crate) fn ours() -> io::Result<Self> {
+    /// The real server, with mount options.
+    pub(crate) fn ours(options: &str) -> io::Result<Self> {
         Self::start("cgfuse", |dir| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_cgfuse"));
-            command.arg("mount").arg(dir).args(["-o", "cpuset", "-f"]).env("RUST_LOG", "warn");
+            command.arg("mount").arg(dir).args(["-o", options, "-f"]).env("RUST_LOG", "warn");
             Ok(command)
         })
     }

@@ -186,7 +186,7 @@ fn operations<'a>(dir: &'a Path, tid: i32) -> io::Result<[Batch<'a, 1>; 4]> {
 /// Goals 7 and 8: cost and memory with many groups.
 pub(crate) fn groups(world: &World, report: &mut Report) -> io::Result<()> {
     let count = world.scale.groups;
-    let (few, many) = (Served::ours()?, Served::ours()?);
+    let (few, many) = (Served::ours("cpuset")?, Served::ours("cpuset")?);
     let idle = many.resident()? as f64;
     for (server, groups) in [(&few, 8), (&many, count - 2)] {
         two_groups(server.dir())?;

@@ -47,6 +47,8 @@ pub(crate) struct World {
     /// The same with extended attributes.
     pub(crate) null_xattr: Served,
     pub(crate) ours: Served,
+    /// Ours without extended attributes.
+    pub(crate) ours_noxattr: Served,
     pub(crate) kernel: Option<KernelGroup>,
     pub(crate) scale: Scale,
     all: u64,
@@ -65,7 +67,8 @@ impl World {
             null: Served::null(Serving { atomic_o_trunc: true, ..serving })?,
             null_setattr: Served::null(Serving { atomic_o_trunc: false, ..serving })?,
             null_xattr: Served::null(Serving { atomic_o_trunc: false, xattr: true, ..serving })?,
-            ours: Served::ours()?,
+            ours: Served::ours("cpuset")?,
+            ours_noxattr: Served::ours("cpuset,noxattr")?,
             kernel,
             scale,
             all,
@@ -73,7 +76,10 @@ impl World {
             one: 0b10,
         };
         let kernel = world.kernel.as_ref().map(|k| k.dir());
-        for dir in [world.null.dir(), world.null_setattr.dir(), world.null_xattr.dir(), world.ours.dir()].into_iter().chain(kernel) {
+        for dir in [world.null.dir(), world.null_setattr.dir(), world.null_xattr.dir(), world.ours.dir(), world.ours_noxattr.dir()]
+            .into_iter()
+            .chain(kernel)
+        {
             two_groups(dir)?;
         }
         Ok(world)
@@ -81,7 +87,8 @@ impl World {
 
     /// Runs `measure` with everybody on one CPU, then without bounds.
     pub(crate) fn modes(&self, others: &[&Served], mut measure: impl FnMut(Mode) -> io::Result<()>) -> io::Result<()> {
-        let servers = || [&self.null, &self.null_setattr, &self.null_xattr, &self.ours].into_iter().chain(others.iter().copied());
+        let servers =
+            || [&self.null, &self.null_setattr, &self.null_xattr, &self.ours, &self.ours_noxattr].into_iter().chain(others.iter().copied());
         for (mode, mask) in [(Mode::Pinned, self.one), (Mode::Unpinned, self.all)] {
             raw::set_mask(0, mask)?;
             servers().try_for_each(|server| server.confine(mask))?;

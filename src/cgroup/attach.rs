@@ -233,14 +233,14 @@ impl Locked<'_> {
         if members.is_complete(tgid) && self.machine().thread_count(tgid)? == members.count_process(tgid) {
             return Ok(members.of_process(tgid).filter_map(|task| Change::migration(members, task.tid, tgid, None, to)).collect());
         }
+        let known: Vec<Tid> = members.of_process(tgid).map(|task| task.tid).collect();
         drop(css_set);
         let threads = self.machine().threads(tgid)?;
-        // Who is in the list was born before this look.
+        // Who is in the list was born before this look, and who was known before and is not in it is dead.
         let mut css_set = self.hierarchy.sync();
         let members = &mut css_set.members;
         let alive: FxHashSet<Tid> = threads.iter().copied().collect();
-        let dead: Vec<Tid> = members.of_process(tgid).map(|task| task.tid).filter(|tid| !alive.contains(tid)).collect();
-        dead.into_iter().for_each(|tid| members.exited(tid));
+        known.into_iter().filter(|tid| !alive.contains(tid)).for_each(|tid| members.exited(tid));
         let change = |tid| {
             let info = if tid == tgid { Some(self.machine().task(tid).ok()?) } else { None };
             Change::migration(members, tid, tgid, info, to)
@@ -266,6 +266,7 @@ impl Locked<'_> {
         }
         if let Some(tgid) = process
             && let Ok(count) = self.machine().thread_count(tgid)
+            && !self.hierarchy.births_since_sync()
         {
             self.hierarchy.css_set_lock.lock().members.all_seen(tgid, count);
         }

@@ -35,6 +35,9 @@ pub struct Linux {
     /// A file that nobody else has, for asking whether a pid is taken.
     owned: File,
     root_is_global: bool,
+    relax_domain_level_max: i64,
+    /// The inode of the server's user namespace.
+    user_ns: Option<u64>,
 }
 
 impl Linux {
@@ -59,24 +62,34 @@ impl Linux {
             last_pid,
             owned: File::open("/dev/null")?,
             root_is_global: read("/proc/self/uid_map").is_none_or(|map| map.split_whitespace().eq(["0", "0", "4294967295"])),
+            relax_domain_level_max: relax_domain_level_max(),
+            user_ns: user_ns("self"),
         })
     }
+}
 
-    /// The scheduler's topology levels, innermost first, as the sets of one CPU's siblings in each.
-    fn topology(&self, cpu: usize) -> Vec<Bitmap> {
-        // Without SMT the kernel leaves its level out.
-        let smt = self.has_smt().then_some("topology/thread_siblings_list");
-        let levels = ["topology/cluster_cpus_list", "cache/index3/shared_cpu_list", "topology/package_cpus_list"];
-        smt.into_iter().chain(levels).filter_map(|file| list_file(&format!("{CPU}/cpu{cpu}/{file}"))).collect()
-    }
+/// The scheduler's topology levels, innermost first, as the sets of one CPU's siblings in each.
+fn topology(cpu: usize) -> Vec<Bitmap> {
+    // Without SMT the kernel leaves its level out.
+    let smt = read(&format!("{CPU}/smt/active")).is_some_and(|text| text.trim() == "1").then_some("topology/thread_siblings_list");
+    let levels = ["topology/cluster_cpus_list", "cache/index3/shared_cpu_list", "topology/package_cpus_list"];
+    smt.into_iter().chain(levels).filter_map(|file| list_file(&format!("{CPU}/cpu{cpu}/{file}"))).collect()
+}
 
-    fn has_smt(&self) -> bool {
-        read(&format!("{CPU}/smt/active")).is_some_and(|text| text.trim() == "1")
-    }
+/// `sched_domain_level_max`: the innermost level at which all CPUs are siblings. It never shrinks.
+fn relax_domain_level_max() -> i64 {
+    let online = list_file(&format!("{CPU}/online")).unwrap_or_default();
+    let level = |cpu| topology(cpu).iter().take_while(|siblings| !online.is_subset(siblings)).count();
+    online.iter().map(level).max().map_or(0, |level| level as i64)
 }
 
 fn read(path: &str) -> Option<String> {
     std::fs::read_to_string(path).ok()
+}
+
+/// The inode of a process's user namespace.
+fn user_ns(pid: &str) -> Option<u64> {
+    std::fs::metadata(format!("/proc/{pid}/ns/user")).ok().map(|meta| meta.ino())
 }
 
 fn list_file(path: &str) -> Option<Bitmap> {
@@ -193,9 +206,7 @@ impl Machine for Linux {
     }
 
     fn relax_domain_level_max(&self) -> i64 {
-        let online = self.online_cpus();
-        let level = |cpu| self.topology(cpu).iter().take_while(|siblings| !online.is_subset(siblings)).count();
-        online.iter().map(level).max().map_or(0, |level| level as i64)
+        self.relax_domain_level_max
     }
 
     fn task(&self, tid: Tid) -> Result<TaskInfo, Errno> {
@@ -293,7 +304,11 @@ impl Machine for Linux {
     fn caller(&self, tid: Tid) -> Result<Caller, Errno> {
         let mut buf = [0; 8192];
         let status = status(tid, &mut buf)?;
-        let creds = creds(status).ok_or(Errno::ESRCH)?;
+        let mut creds = creds(status).ok_or(Errno::ESRCH)?;
+        // Whoever makes a user namespace has all capabilities there, and none here.
+        if creds.cap_effective != 0 && user_ns(&tid.to_string()) != self.user_ns {
+            creds.cap_effective = 0;
+        }
         let pid_ns = if numbers::<Tid>(field(status, "NSpid:")).nth(1).is_some() {
             let ns = File::open(format!("/proc/{tid}/ns/pid")).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::ESRCH)))?;
             Some(PidNs(std::sync::Arc::new(ns.into())))

@@ -8,8 +8,9 @@
 //! What it cannot know:
 //! - the creator of a child whose parent has exited before anybody looked: the child is taken for one of whoever has adopted
 //!   it. So is a child made with CLONE_PARENT;
-//! - which thread of a process that is spread over groups has created a thread, or a child if it has exited since: the
-//!   affinity that was inherited decides, else the main thread;
+//! - which thread of a process that is spread over groups has created a thread: the affinity that was inherited decides,
+//!   else the main thread. Nor which has created a child, if it has exited since: another thread has adopted the child;
+//! - which of several threads of one group has created a child, if they wish for different CPUs and have the same;
 //! - that another thread than the main one has executed a program while the main one lived;
 //! - a task made with a pid of the caller's choice (clone3's `set_tid`), and anything born more than one lap of pids ago.
 
@@ -72,8 +73,13 @@ impl Scan {
     }
 }
 
-/// The thread of process `tgid` that has created `child`, if it is in a group.
-fn creator<'m>(machine: &dyn Machine, members: &'m Members, tgid: Tid, child: Tid, is_thread: bool) -> Option<&'m Task> {
+/// The thread of process `tgid` that has created `child`, if it is in a group. Those of `newborn` may not have a place yet.
+fn creator<'m>(
+    machine: &dyn Machine,
+    members: &'m Members,
+    newborn: &[Tid],
+    (tgid, child, is_thread): (Tid, Tid, bool),
+) -> Option<&'m Task> {
     let first = members.of_process(tgid).next()?;
     let together = members.is_complete(tgid) && members.of_process(tgid).all(|task| task.cgroup == first.cgroup);
     let others = || machine.threads(tgid).unwrap_or_default().into_iter().filter(|tid| *tid != child);
@@ -96,14 +102,15 @@ fn creator<'m>(machine: &dyn Machine, members: &'m Members, tgid: Tid, child: Ti
     if thread.is_some() {
         return thread;
     }
-    if !together && others().any(|tid| tid != tgid && members.get(tid).is_none() && alike(tid)) {
+    let in_root = |tid: &Tid| *tid != tgid && members.get(*tid).is_none() && !newborn.contains(tid);
+    if !together && others().filter(in_root).any(alike) {
         return None;
     }
     if leader_alive { leader } else { Some(first) }
 }
 
 /// Puts a task that has just been found into its creator's group.
-fn born(machine: &dyn Machine, members: &mut Members, fork: &dyn Fork, tid: Tid, info: &TaskInfo) {
+fn born(machine: &dyn Machine, members: &mut Members, fork: &dyn Fork, newborn: &[Tid], tid: Tid, info: &TaskInfo) {
     match members.get(tid) {
         Some(known) if known.start_time == Some(info.start_time) => return,
         // The pid of a dead member, used again: nobody is placed before his birth has been looked for.
@@ -112,7 +119,7 @@ fn born(machine: &dyn Machine, members: &mut Members, fork: &dyn Fork, tid: Tid,
     }
     let is_thread = info.tgid != tid;
     let parent = if is_thread { info.tgid } else { info.ppid };
-    if let Some(creator) = creator(machine, members, parent, tid, is_thread) {
+    if let Some(creator) = creator(machine, members, newborn, (parent, tid, is_thread)) {
         let state = fork.fork(tid, creator);
         members.place(Task { tid, tgid: info.tgid, start_time: Some(info.start_time), cgroup: creator.cgroup, state });
     }
@@ -160,14 +167,16 @@ impl Tracker for Scan {
             return;
         }
         let now = machine.now();
-        let pending = std::mem::take(&mut self.pending);
         // The older ones first: a child's parent has a place before the child is looked up.
-        for (tid, since) in pending.into_iter().chain(taken.into_iter().map(|tid| (tid, now))) {
+        let mut newborn = std::mem::take(&mut self.pending);
+        newborn.extend(taken.into_iter().map(|tid| (tid, now)));
+        let tids: Vec<Tid> = newborn.iter().map(|(tid, _)| *tid).collect();
+        for (i, (tid, since)) in newborn.into_iter().enumerate() {
             let age = now.saturating_duration_since(since);
             // Far cheaper than /proc for the many that are dead already.
             match machine.affinity(tid).and_then(|_| machine.task(tid)) {
                 Ok(info) if info.zombie => members.exited(tid),
-                Ok(info) => born(machine, members, fork, tid, &info),
+                Ok(info) => born(machine, members, fork, &tids[i..], tid, &info),
                 Err(_) if age < ALLOC_TIME || age < FORK_TIME && machine.is_taken(tid) => self.pending.push((tid, since)),
                 Err(_) => {}
             }

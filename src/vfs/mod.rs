@@ -40,6 +40,14 @@ fn locate(ino: Ino) -> (CgroupId, Slot) {
     ((ino - 1) / SLOTS, slot.checked_sub(1).map(|row| row as u8))
 }
 
+/// The group whose own inode this is.
+fn group(ino: Ino) -> Result<CgroupId> {
+    match locate(ino) {
+        (id, None) => Ok(id),
+        (_, Some(_)) => Err(Error::NotDir),
+    }
+}
+
 /// Who a request comes from.
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
@@ -151,11 +159,7 @@ impl Vfs {
     /// # Errors
     /// ENOENT if there is no such name or no such group any more; ENOTDIR below a file.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Stat> {
-        let (id, slot) = locate(parent);
-        if slot.is_some() {
-            return Err(Error::NotDir);
-        }
-        let ino = self.find(id, name)?;
+        let ino = self.find(group(parent)?, name)?;
         let stat = self.stat(ino)?;
         if let Some(node) = self.nodes.write().get_mut(&locate(ino).0) {
             node.lookups += 1;
@@ -205,7 +209,7 @@ impl Vfs {
     /// # Errors
     /// EINVAL for a newline in the name, EEXIST, ENOENT below a removed group.
     pub fn mkdir(&self, locked: &Locked<'_>, parent: Ino, name: &[u8], mode: u16, client: Client) -> Result<Stat> {
-        let (up, _) = locate(parent);
+        let up = group(parent)?;
         if self.find(up, name).is_ok() {
             return Err(Error::Exists);
         }
@@ -227,11 +231,8 @@ impl Vfs {
     /// # Errors
     /// ENOENT, ENOTDIR for a control file, EBUSY for a group in use.
     pub fn rmdir(&self, locked: &Locked<'_>, parent: Ino, name: &[u8]) -> Result<()> {
-        let (up, _) = locate(parent);
-        let (id, slot) = locate(self.find(up, name)?);
-        if slot.is_some() {
-            return Err(Error::NotDir);
-        }
+        let up = group(parent)?;
+        let id = group(self.find(up, name)?)?;
         locked.rmdir(id).map_err(removed_is_not_found)?;
         let mut nodes = self.nodes.write();
         nodes.entry(up).and_modify(|node| node.entries_changed(SystemTime::now()));
@@ -249,15 +250,12 @@ impl Vfs {
     /// # Errors
     /// EINVAL for a newline in the name, ENOTDIR for a control file, EIO for another parent, EEXIST, ENOENT.
     pub fn rename(&self, locked: &Locked<'_>, parent: Ino, name: &[u8], new_parent: Ino, new_name: &[u8]) -> Result<()> {
-        let (up, _) = locate(parent);
-        let (to, _) = locate(new_parent);
-        let (id, slot) = locate(self.find(up, name)?);
+        let (up, to) = (group(parent)?, group(new_parent)?);
+        let ino = self.find(up, name)?;
         if new_name.contains(&b'\n') {
             return Err(Error::Invalid);
         }
-        if slot.is_some() {
-            return Err(Error::NotDir);
-        }
+        let id = group(ino)?;
         if up == to && self.find(up, new_name).is_ok() {
             return Err(Error::Exists);
         }

@@ -129,6 +129,41 @@ fn a_thread_that_exits_before_it_is_set_does_not_hinder_the_others() {
 }
 
 #[test]
+fn exits_and_births_between_the_list_and_the_move() {
+    // The process is listed or counted several times: each of these is a moment.
+    for (moment, others) in [(0, false), (1, false), (2, false), (0, true), (1, true), (2, true)] {
+        let world = world();
+        if others {
+            world.attach("/b", world.machine.process(0)).expect("somebody else");
+            world.settle();
+        }
+        let tids = process(&world, 3);
+        let (leader, gone) = (tids[0], tids[2]);
+        staged(&world.machine, leader, moment, move |machine| {
+            machine.exit(gone);
+            machine.thread(leader);
+        });
+        world.attach_process("/a", leader).expect("attach");
+        // Reading lists it too.
+        while world.machine.hooks_left() > 0 {
+            world.tasks("/a");
+        }
+        world.settle();
+        let tasks = world.tasks("/a");
+        assert!(tasks.len() == 4 && !tasks.contains(&gone), "{moment} {others}: {tasks:?}");
+        assert_eq!(affinities(&world, &tasks), ["0-1"; 4], "{moment} {others}");
+    }
+}
+
+/// Runs `f` when the process has been listed `skip` times more, if that happens.
+fn staged(machine: &FakeMachine, tgid: Tid, skip: usize, f: impl FnOnce(&FakeMachine) + Send + 'static) {
+    match skip {
+        0 => machine.at(At::Listed(tgid), f),
+        _ => machine.at(At::Listed(tgid), move |machine| staged(machine, tgid, skip - 1, f)),
+    }
+}
+
+#[test]
 fn a_task_that_is_gone_before_it_is_set_is_no_such_task() {
     let world = world();
     let tid = world.machine.process(0);
@@ -274,6 +309,54 @@ fn a_thread_in_flight_during_the_move_is_found() {
 fn a_birth_in_flight_during_the_first_move_of_all_is_found() {
     in_flight(true, true, false);
     in_flight(false, true, false);
+}
+
+/// As in the kernel, the child was born before the move, in the old group, or after it.
+fn born_before_or_after(world: &World, child: Tid) -> bool {
+    let place = (world.tasks("/a").contains(&child), world.affinity(child));
+    [(true, "0-1".into()), (false, "0-3".into())].contains(&place)
+}
+
+#[test]
+fn a_child_born_during_a_move_to_the_root_keeps_no_cpus_of_the_group() {
+    for is_thread in [false, true] {
+        for moment in 0..3 {
+            let world = world();
+            let leader = world.machine.process(0);
+            world.attach("/a", leader).expect("attach");
+            let at = [At::Listed(leader), At::BeforeSet(leader), At::AfterSet(leader)][moment];
+            world.machine.at(at, move |machine| {
+                machine.appear(machine.begin(leader, is_thread));
+            });
+            world.attach_process("", leader).expect("attach");
+            let child = leader + 1;
+            world.settle();
+            assert!(born_before_or_after(&world, child), "thread: {is_thread}, {at:?}: {}", world.affinity(child));
+        }
+    }
+}
+
+#[test]
+fn a_birth_in_flight_during_a_move_to_the_root_keeps_no_cpus_of_the_group() {
+    for (is_thread, pid_before, others) in
+        [(false, false, true), (false, true, true), (true, false, true), (true, true, false), (false, false, false)]
+    {
+        let world = world();
+        if others {
+            world.attach("/b", world.machine.process(0)).expect("somebody else");
+        }
+        let leader = world.machine.process(0);
+        world.attach("/a", leader).expect("attach");
+        let mut birth = world.machine.begin(leader, is_thread);
+        if pid_before {
+            world.machine.allocate(&mut birth);
+        }
+        world.attach_process("", leader).expect("attach");
+        let child = world.machine.appear(birth);
+        world.settle();
+        let shown = world.affinity(child);
+        assert!(born_before_or_after(&world, child), "thread: {is_thread}, pid before: {pid_before}, others: {others}: {shown}");
+    }
 }
 
 #[test]

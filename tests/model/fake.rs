@@ -100,7 +100,22 @@ impl FakeMachine {
             let ppid = if flags.is_empty() || tid == KTHREADD { 0 } else { KTHREADD };
             let start_time = tid as u64;
             let mask = all.clone();
-            (tid, Thread { tgid: tid, ppid, creator: ppid, zombie: false, flags, start_time, mask, uid: 0, suid: 0, caps: ALL_CAPS, pid_ns: None })
+            (
+                tid,
+                Thread {
+                    tgid: tid,
+                    ppid,
+                    creator: ppid,
+                    zombie: false,
+                    flags,
+                    start_time,
+                    mask,
+                    uid: 0,
+                    suid: 0,
+                    caps: ALL_CAPS,
+                    pid_ns: None,
+                },
+            )
         };
         let state = State {
             cpus,
@@ -174,6 +189,11 @@ impl FakeMachine {
     /// Runs `f` once, the next time that this happens.
     pub(crate) fn at(&self, at: At, f: impl FnOnce(&FakeMachine) + Send + 'static) {
         self.hooks.lock().unwrap_or_else(PoisonError::into_inner).push((at, Box::new(f)));
+    }
+
+    /// Forgets what has not happened.
+    pub(crate) fn clear_hooks(&self) {
+        self.hooks.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// How many hooks have not run.

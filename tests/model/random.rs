@@ -1,12 +1,14 @@
 //! Random histories: after each step the same result, the same text in every file, the same members, and each thread
 //! with the CPUs that the rule gives it, as in the reference.
 
-use crate::fake::{FakeMachine, INIT, KTHREADD, MIGRATION};
+use crate::fake::{At, FakeMachine, INIT, KTHREADD, MIGRATION};
 use crate::reference::{FLAGS, Reference, Set, Thread, list};
 use crate::world::{Outcome, World, client};
 use cgfuse::sys::{Errno, Tid};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// A step. Numbers choose among what there is at the time.
@@ -32,8 +34,25 @@ enum Step {
     SetAffinity { who: u8, ids: u8 },
     Setuid { who: u8, uid: u8 },
     RefusedCpus { group: u8, ids: u8, refused: u8 },
+    Raced { step: Box<Step>, moment: u8, of: u8, skip: u8, event: Event, who: u8 },
     Cpu { cpu: u8, online: bool },
     Node { node: u8, online: bool },
+}
+
+/// What happens in the middle of another step.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Fork,
+    Thread,
+    Exit,
+}
+
+/// What the histories are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum About {
+    Wishes,
+    Hotplug,
+    Races,
 }
 
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "a", "b", "d e", "new\nline"];
@@ -106,7 +125,7 @@ const BAD_PIDS: [(&str, Errno); 9] = [
     ("0x3", Errno::EINVAL),
 ];
 
-fn steps(hotplug: bool) -> impl Strategy<Value = Vec<Step>> {
+fn steps(about: About) -> impl Strategy<Value = Vec<Step>> {
     let index = || any::<u8>();
     let family = proptest::collection::vec((index(), any::<bool>()), 1..4);
     let tree = prop_oneof![
@@ -137,16 +156,67 @@ fn steps(hotplug: bool) -> impl Strategy<Value = Vec<Step>> {
         1 => index().prop_map(|who| Step::Reap { who }),
         1 => (index(), index()).prop_map(|(who, uid)| Step::Setuid { who, uid }),
     ];
-    let machine = if hotplug {
-        prop_oneof![
+    let machine = match about {
+        About::Hotplug => prop_oneof![
             3 => (index(), any::<bool>()).prop_map(|(cpu, online)| Step::Cpu { cpu, online }),
             1 => (index(), any::<bool>()).prop_map(|(node, online)| Step::Node { node, online }),
         ]
-        .boxed()
-    } else {
-        (index(), index()).prop_map(|(who, ids)| Step::SetAffinity { who, ids }).boxed()
+        .boxed(),
+        About::Wishes => (index(), index()).prop_map(|(who, ids)| Step::SetAffinity { who, ids }).boxed(),
+        About::Races => races().boxed(),
     };
     proptest::collection::vec(prop_oneof![4 => tree, 8 => files, 8 => attach, 6 => tasks, 4 => machine], 1..60)
+}
+
+/// Moves and changes of CPUs, in the middle of which something happens.
+fn races() -> impl Strategy<Value = Step> {
+    let index = || any::<u8>();
+    let step = prop_oneof![
+        (index(), any::<bool>(), index()).prop_map(|(group, whole, who)| Step::Attach {
+            group,
+            whole,
+            who,
+            opener: 0,
+            writer: 0,
+            refused: None
+        }),
+        (index(), index()).prop_map(|(group, ids)| Step::Set { group, cpus: true, ids, form: 0 }),
+        index().prop_map(|group| Step::Rmdir { group }),
+    ];
+    let event = prop_oneof![Just(Event::Fork), Just(Event::Thread), Just(Event::Exit)];
+    (step, 0..3u8, index(), 0..3u8, event, index()).prop_map(|(step, moment, of, skip, event, who)| Step::Raced {
+        step: Box::new(step),
+        moment,
+        of,
+        skip,
+        event,
+        who,
+    })
+}
+
+/// Runs `f` when something has happened `skip` times more, if it does.
+fn stage(machine: &FakeMachine, at: At, skip: u8, f: impl FnOnce(&FakeMachine) + Send + 'static) {
+    match skip {
+        0 => machine.at(at, f),
+        _ => machine.at(at, move |machine| stage(machine, at, skip - 1, f)),
+    }
+}
+
+/// A step that can be raced, with what it is about.
+enum Plan {
+    Attach { group: u32, whole: bool, tid: Tid },
+    Set { group: u32, cpus: Set },
+    Rmdir { group: u32 },
+}
+
+impl Plan {
+    fn wanted(&self, reference: &mut Reference) -> Outcome {
+        match self {
+            Self::Attach { group, whole, tid } => reference.attach(*group, *tid, *whole, 0, 0),
+            Self::Set { group, cpus } => reference.write_set(*group, true, Ok(cpus.clone())),
+            Self::Rmdir { group } => reference.rmdir(*group),
+        }
+    }
 }
 
 /// A world and its reference, side by side.
@@ -212,7 +282,7 @@ impl Pair {
     /// The root is chosen less often than the others.
     fn group(&self, number: u8) -> u32 {
         let all = self.groups();
-        let below = if number % 8 == 0 { &all[..] } else { &all[1..] };
+        let below = if number.is_multiple_of(8) { &all[..] } else { &all[1..] };
         choose(below, number / 8).unwrap_or(0)
     }
 
@@ -265,6 +335,7 @@ impl Pair {
                 self.task_step(step);
                 Ok(())
             }
+            Step::Raced { .. } => self.raced(step),
             Step::Cpu { cpu, online } => {
                 change(&mut self.online, usize::from(cpu) % self.cpus, online);
                 (0..self.cpus).for_each(|cpu| self.world.machine.set_online(cpu, self.online.contains(&cpu)));
@@ -374,9 +445,7 @@ impl Pair {
 
     /// A change of CPUs that one thread refuses: nothing has happened, or the thread had nothing to refuse.
     fn refused_cpus(&mut self, step: &Step, group: u8, bits: u8, refused: u8) -> Result<(), TestCaseError> {
-        let group = self.group(group);
-        let above = &self.reference.groups[&self.reference.groups[&group].parent].cpus;
-        let set: Set = ids(bits, self.cpus).intersection(above).copied().collect();
+        let (group, set) = (self.group(group), self.given_above(group, bits));
         let members: Vec<Tid> = self.threads().into_iter().filter(|tid| self.reference.threads[tid].group == group).collect();
         let Some(refused) = choose(&members, refused) else { return Ok(()) };
         self.world.machine.refuse(refused, Errno::EPERM);
@@ -492,8 +561,111 @@ impl Pair {
         self.reference.set_affinity(tid, mask);
     }
 
+    /// A step in the middle of which something happens: everything is as if that had happened before it or after it.
+    fn raced(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        let Step::Raced { step: inner, moment, of, skip, event, who } = step else { unreachable!("not raced") };
+        let Some(plan) = self.plan(inner).filter(|plan| !matches!(plan, Plan::Attach { group: 0, .. })) else { return Ok(()) };
+        // Mostly where it matters: in the middle of what is being changed.
+        let concerned = |tid: &Tid| match plan {
+            Plan::Attach { tid: target, .. } => self.reference.threads[tid].tgid == self.tgid(target),
+            Plan::Set { group, .. } | Plan::Rmdir { group } => self.reference.threads[tid].group == group,
+        };
+        let concerned: Vec<Tid> = self.threads().into_iter().filter(concerned).collect();
+        let (Some(of), Some(who)) = (choose(&concerned, *of), choose(&concerned, *who)) else { return Ok(()) };
+        let together = |tgid: Tid| {
+            let groups = self.reference.threads.values().filter(|thread| thread.tgid == tgid).map(|thread| thread.group);
+            groups.collect::<BTreeSet<_>>().len() == 1
+        };
+        let whole = !matches!(plan, Plan::Attach { whole: false, .. });
+        // Which thread has created another shows only where all are in one group.
+        let shows = !matches!(event, Event::Thread) || whole && together(self.reference.threads[&who].tgid);
+        if !shows || self.anybody().len() >= MANY {
+            return Ok(());
+        }
+        let at = [At::BeforeSet(of), At::AfterSet(of), At::Listed(self.reference.threads[&of].tgid)][usize::from(*moment)];
+        let (child, event) = (Arc::new(Mutex::new(None)), *event);
+        let born = child.clone();
+        let happen = move |machine: &FakeMachine| match event {
+            Event::Exit => machine.exit(who),
+            Event::Fork | Event::Thread => {
+                *born.lock().expect("no panic") = Some(machine.appear(machine.begin(who, matches!(event, Event::Thread))))
+            }
+        };
+        stage(&self.world.machine, at, *skip, happen);
+        let before = self.reference.clone();
+        let have = (self.carry_out(&plan), plan.wanted(&mut self.reference));
+        if self.world.machine.hooks_left() > 0 {
+            self.world.machine.clear_hooks();
+            return self.same(inner, have.0, have.1);
+        }
+        self.world.settle();
+        let child = *child.lock().expect("no panic");
+        let happened = |reference: &mut Reference| match child {
+            Some(child) => reference.birth(who, child, matches!(event, Event::Thread)),
+            None => reference.exit(who),
+        };
+        happened(&mut self.reference);
+        let (after, done) = (self.reference.clone(), have.0);
+        let mut differ = if done == have.1 { self.compare_state(step) } else { self.same(step, done, have.1) };
+        if differ.is_err() {
+            self.reference = before;
+            happened(&mut self.reference);
+            let want = plan.wanted(&mut self.reference);
+            if done == want {
+                differ = self.compare_state(step);
+            }
+            if differ.is_err() {
+                self.reference = after;
+            }
+        }
+        // When a group was empty in between depends on the order.
+        self.reference.released.clear();
+        self.world.released();
+        differ
+    }
+
+    fn tgid(&self, tid: Tid) -> Tid {
+        self.reference.threads.get(&tid).map_or(tid, |thread| thread.tgid)
+    }
+
+    /// What one of the steps that can be raced means now.
+    fn plan(&self, step: &Step) -> Option<Plan> {
+        match *step {
+            Step::Attach { group, whole, who, .. } => {
+                Some(Plan::Attach { group: self.group(group), whole, tid: choose(&self.anybody(), who)? })
+            }
+            Step::Set { group, ids, .. } => Some(Plan::Set { group: self.group(group), cpus: self.given_above(group, ids) }),
+            Step::Rmdir { group } => Some(Plan::Rmdir { group: self.group(group) }).filter(|_| self.group(group) != 0),
+            _ => None,
+        }
+    }
+
+    fn carry_out(&self, plan: &Plan) -> Outcome {
+        match plan {
+            Plan::Attach { group, whole: true, tid } => self.world.write(&self.file(*group, "cgroup.procs"), tid.to_string()),
+            Plan::Attach { group, whole: false, tid } => self.world.write(&self.file(*group, "tasks"), tid.to_string()),
+            Plan::Set { group, cpus } => self.world.write(&self.file(*group, "cpuset.cpus"), list(cpus) + "\n"),
+            Plan::Rmdir { group } => self.world.rmdir(&self.reference.path(*group)),
+        }
+    }
+
+    /// CPUs that the parent has.
+    fn given_above(&self, group: u8, bits: u8) -> Set {
+        let group = self.group(group);
+        let above = &self.reference.groups[&self.reference.groups[&group].parent].cpus;
+        ids(bits, self.cpus).intersection(above).copied().collect()
+    }
+
     /// Everything that a program can see, on both sides.
     fn compare(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        self.compare_state(step)?;
+        let mut want = std::mem::take(&mut self.reference.released);
+        want.sort();
+        prop_assert_eq!(self.world.released(), want, "released after {:?}", step);
+        Ok(())
+    }
+
+    fn compare_state(&self, step: &Step) -> Result<(), TestCaseError> {
         for id in self.groups() {
             for (name, want) in self.reference.texts(id) {
                 prop_assert_eq!(self.world.read(&self.file(id, &name)), Ok(want), "{} after {:?}", self.file(id, &name), step);
@@ -503,9 +675,6 @@ impl Pair {
             let mask: Set = self.world.machine.mask(*tid).iter().collect();
             prop_assert_eq!(&mask, &thread.mask, "CPUs of {} {:?} after {:?}", tid, thread, step);
         }
-        let mut want = std::mem::take(&mut self.reference.released);
-        want.sort();
-        prop_assert_eq!(self.world.released(), want, "released after {:?}", step);
         Ok(())
     }
 }
@@ -539,17 +708,22 @@ proptest! {
     #![proptest_config(cases(100))]
 
     #[test]
-    fn small_machine(steps in steps(false)) {
+    fn small_machine(steps in steps(About::Wishes)) {
         run(FakeMachine::new(4, 2).with_pid_max(340), 4, 2, &steps)?;
     }
 
     #[test]
-    fn machine_that_does_not_tell_its_last_pid(steps in steps(false)) {
+    fn machine_that_does_not_tell_its_last_pid(steps in steps(About::Wishes)) {
         run(FakeMachine::new(4, 2).with_pid_max(340).without_last_pid(), 4, 2, &steps)?;
     }
 
     #[test]
-    fn cpus_and_nodes_that_come_and_go(steps in steps(true)) {
+    fn births_and_deaths_in_the_middle(steps in steps(About::Races)) {
+        run(FakeMachine::new(4, 2).with_pid_max(340), 4, 2, &steps)?;
+    }
+
+    #[test]
+    fn cpus_and_nodes_that_come_and_go(steps in steps(About::Hotplug)) {
         run(FakeMachine::new(3, 2).with_pid_max(340), 3, 2, &steps)?;
     }
 }
@@ -558,7 +732,7 @@ proptest! {
     #![proptest_config(cases(12))]
 
     #[test]
-    fn large_machine(steps in steps(false)) {
+    fn large_machine(steps in steps(About::Wishes)) {
         run(FakeMachine::new(4096, 8), 4096, 8, &steps)?;
     }
 }

@@ -45,6 +45,7 @@ pub(crate) struct Thread {
     pub(crate) given: [Set; 2],
 }
 
+#[derive(Clone)]
 pub(crate) struct Reference {
     pub(crate) possible: Set,
     pub(crate) groups: BTreeMap<u32, Group>,

@@ -264,8 +264,6 @@ fn one_name_for_many(tree: &Path) {
 fn a_process_that_grows(tree: &Path) {
     let g = tree.join("g");
     put(&configured(&g).join("cpuset.cpus"), "1").expect("cpus");
-    let keep = Target::new();
-    put(&tree.join("tasks"), &keep.pid().to_string()).expect("attach");
     for _ in 0..5 {
         let many = Actor::new();
         let maker = many.clone();
