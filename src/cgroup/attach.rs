@@ -1,10 +1,11 @@
 //! Model layer: moving tasks. Three phases as in the kernel (`cgroup_attach_task`): all controllers are asked,
 //! all controllers take effect, the move is final. All or none, over all threads and all controllers.
 
-use super::{Cgroup, CgroupId, Hierarchy, Locked, Members, ROOT, SETTLE, Task, Writer, parse};
+use super::{Cgroup, CgroupId, CssSet, Hierarchy, Locked, Members, ROOT, SETTLE, Task, Writer, parse};
 use crate::controllers::{Ids, TaskState};
 use crate::error::{Error, Result};
 use crate::sys::{Errno, TaskFlags, TaskInfo, Tid};
+use parking_lot::MutexGuard;
 use rustc_hash::FxHashSet;
 
 /// kthreadd, from which all kernel threads are forked.
@@ -51,9 +52,12 @@ impl Change {
 struct Changing<'h>(&'h Hierarchy);
 
 impl<'h> Changing<'h> {
-    fn new(hierarchy: &'h Hierarchy) -> Self {
-        hierarchy.css_set_lock.lock().changing = true;
-        Self(hierarchy)
+    /// From a look at what has been born before, which `css_set_lock` is still held after.
+    fn start(hierarchy: &'h Hierarchy) -> (Self, MutexGuard<'h, CssSet>) {
+        let mut css_set = hierarchy.sync();
+        css_set.changing = true;
+        css_set.tracker.hold(true);
+        (Self(hierarchy), css_set)
     }
 }
 
@@ -61,6 +65,7 @@ impl Drop for Changing<'_> {
     fn drop(&mut self) {
         let mut css_set = self.0.css_set_lock.lock();
         css_set.changing = false;
+        css_set.tracker.hold(false);
         let now = self.0.machine.now();
         css_set.settle = SETTLE.iter().map(|delay| now + *delay).collect();
         for tid in std::mem::take(&mut css_set.unsettled) {
@@ -130,6 +135,10 @@ impl Migration<'_, '_> {
         self.committed = true;
         let locked = self.locked;
         locked.hierarchy.subsys.iter().for_each(|ss| (ss.attach)(locked, self.to, &self.done));
+        if self.to == ROOT {
+            let mut css_set = locked.hierarchy.css_set_lock.lock();
+            self.done.iter().for_each(|change| css_set.tracker.released(locked.machine(), &change.task));
+        }
     }
 }
 
@@ -144,7 +153,7 @@ impl Drop for Migration<'_, '_> {
     }
 }
 
-impl super::CssSet {
+impl CssSet {
     /// Records the state that tasks have been given where they are.
     fn record(&mut self, changes: &[Change]) {
         for Change { task, gone, .. } in changes {
@@ -168,7 +177,7 @@ impl Locked<'_> {
     pub fn attach(&self, writer: &Writer<'_>, to: CgroupId, text: &[u8], ids: Ids) -> Result<()> {
         let announces = self.tree().get(to).map(|group: &Cgroup| group.notify_on_release)?;
         let tid = self.target(writer, parse::pid(text)?)?;
-        let css_set = self.hierarchy.sync();
+        let (_changing, css_set) = Changing::start(self.hierarchy);
         let known = css_set.members.get(tid).map(|task| task.tgid);
         // That a known task is gone shows when it is changed; that it is a zombie matters only where it would count as a member.
         let info = match ids {
@@ -249,14 +258,17 @@ impl Locked<'_> {
     }
 
     fn migrate(&self, writer: &Writer<'_>, to: CgroupId, changes: Vec<Change>, process: Option<Tid>) -> Result<()> {
-        let _changing = Changing::new(self.hierarchy);
         let mut migration = Migration { locked: self, to, done: Vec::new(), committed: false };
         migration.add(writer, changes)?;
         // Threads created meanwhile: again until there is none.
         for _ in 0..MAX_ROUNDS {
-            let Some(tgid) = process.filter(|_| self.hierarchy.births_since_sync()) else { break };
+            let Some(tgid) = process else { break };
+            let found = self.hierarchy.css_set_lock.lock().tracker.look_again(tgid);
+            if !found && !self.hierarchy.births_since_sync() {
+                break;
+            }
             let late = self.changes_of_process(tgid, to).unwrap_or_default();
-            if late.is_empty() {
+            if late.is_empty() && !found {
                 break;
             }
             migration.add(writer, late)?;
@@ -280,12 +292,9 @@ impl Locked<'_> {
     /// # Errors
     /// What `apply` says; `commit` has not been called then.
     pub fn update_tasks(&self, id: CgroupId, apply: impl Fn(&mut [Change]) -> Result<()>, commit: impl FnOnce()) -> Result<()> {
-        let mut changes: Vec<Change> = self.hierarchy.sync().members.of_group(id).cloned().map(Change::in_place).collect();
-        if changes.is_empty() {
-            commit();
-            return Ok(());
-        }
-        let changing = Changing::new(self.hierarchy);
+        let (changing, css_set) = Changing::start(self.hierarchy);
+        let mut changes: Vec<Change> = css_set.members.of_group(id).cloned().map(Change::in_place).collect();
+        drop(css_set);
         apply(&mut changes)?;
         commit();
         self.hierarchy.css_set_lock.lock().record(&changes);
@@ -298,7 +307,9 @@ impl Locked<'_> {
     /// Moves all tasks of a group to another without asking anybody (`cgroup_transfer_tasks`).
     pub fn transfer_tasks(&self, from: CgroupId, to: CgroupId) {
         let nobody = Writer { opener_uid: 0, opener_caps: 0, uid: 0, tid: 0, caller: &|| Err(Errno::ESRCH) };
-        let tasks: Vec<Task> = self.hierarchy.sync().members.of_group(from).cloned().collect();
+        let (_changing, css_set) = Changing::start(self.hierarchy);
+        let tasks: Vec<Task> = css_set.members.of_group(from).cloned().collect();
+        drop(css_set);
         for task in tasks {
             let tid = task.tid;
             let change = Change { task: Task { cgroup: to, ..task }, from, undo: None, gone: false };

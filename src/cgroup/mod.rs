@@ -37,7 +37,10 @@ const MANY: usize = 200;
 /// After a move, children that were being born meanwhile are looked for again this much later.
 const SETTLE: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
 
-/// How often the members of a group that wants a release notification are looked at.
+/// How often children are looked for while some task is in a group, so that few lose their parents before.
+const POLL: Duration = Duration::from_secs(1);
+
+/// How often that is while there is a release agent to be told of groups that have become empty.
 const RELEASE_POLL: Duration = Duration::from_millis(100);
 
 /// Who writes to a file.
@@ -231,7 +234,7 @@ impl Hierarchy {
     }
 
     /// Does what is due without anybody asking: finds children that were being born during a move, and groups
-    /// that have become empty while nobody looked.
+    /// that have become empty while nobody looked. While there are members it is to be called again and again.
     pub fn housekeeping(&self) {
         let now = self.machine.now();
         let mut css_set = self.sync();
@@ -252,8 +255,8 @@ impl Hierarchy {
     /// When there will be something for [`Hierarchy::housekeeping`] to do; `None` for never unless something is written.
     pub fn next_housekeeping(&self) -> Option<Instant> {
         let css_set = self.css_set_lock.lock();
-        let poll = !css_set.members.is_empty() && !self.tree.read().release_agent.is_empty();
-        let poll = poll.then(|| self.machine.now() + RELEASE_POLL);
+        let poll = if self.tree.read().release_agent.is_empty() { POLL } else { RELEASE_POLL };
+        let poll = (!css_set.members.is_empty()).then(|| self.machine.now() + poll);
         let emptied = css_set.members.has_emptied().then(|| self.machine.now());
         css_set.settle.first().copied().into_iter().chain(poll).chain(emptied).min()
     }

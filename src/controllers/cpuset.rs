@@ -10,6 +10,7 @@ use crate::cgroup::{CgroupId, Change, Locked, ROOT, Tree, Writer};
 use crate::error::{Error, Result};
 use crate::sys::{CAP_SYS_NICE, Errno, Machine, Tid};
 use bitflags::bitflags;
+use rustc_hash::FxHashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Fewer tasks than this are not worth a thread of their own.
@@ -307,8 +308,8 @@ fn write_mems(locked: &Locked<'_>, _: &Writer<'_>, id: CgroupId, text: &[u8]) ->
     validate(locked, id, &trial)?;
     let migrate = trial.flags.contains(CsFlags::MEMORY_MIGRATE);
     let apply = |changes: &mut [Change]| {
-        let leaders = changes.iter().filter(|change| migrate && change.task.tid == change.task.tgid);
-        leaders.for_each(|change| migrate_pages(locked.machine(), change.task.tgid, &old.mems, &mems));
+        let processes: FxHashSet<Tid> = changes.iter().filter(|_| migrate).map(|change| change.task.tgid).collect();
+        processes.into_iter().for_each(|tgid| migrate_pages(locked.machine(), tgid, &old.mems, &mems));
         Ok(())
     };
     locked.update_tasks(id, apply, || commit(locked, id, trial).unwrap_or_default())
@@ -440,7 +441,7 @@ fn fork(machine: &dyn Machine, tree: &Tree, id: CgroupId, child: Tid, state: &mu
         state.observe(machine, &current, &css.cpus, &root.cpus);
     }
     state.applied.clone_from(&current);
-    let wanted = state.within(&css.cpus);
+    let wanted = if id == ROOT { state.released(machine, &root.cpus) } else { state.within(&css.cpus) };
     if let Err(errno) = state.set(machine, child, &current, wanted) {
         log::info!("child {child} keeps CPUs {current}: {errno}");
     }
@@ -521,8 +522,10 @@ where
         return each(changes);
     }
     let chunk = changes.len().div_ceil(workers);
+    let (own, rest) = changes.split_at_mut(chunk);
     std::thread::scope(|scope| {
-        let handles: Vec<_> = changes.chunks_mut(chunk).map(|part| scope.spawn(|| each(part))).collect();
-        handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Errno::EIO))).fold(Ok(()), std::result::Result::and)
+        let handles: Vec<_> = rest.chunks_mut(chunk).map(|part| scope.spawn(|| each(part))).collect();
+        let done = each(own);
+        handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Errno::EIO))).fold(done, std::result::Result::and)
     })
 }

@@ -22,6 +22,16 @@ pub trait Tracker: Send {
     /// Forgets the dead among the members of a group.
     fn reap(&mut self, machine: &dyn Machine, members: &mut Members, id: CgroupId);
 
+    /// Tasks are about to change their places, or have done so: newborns whose creators are not members may turn out to be
+    /// children of theirs, and are remembered meanwhile and looked at again afterwards.
+    fn hold(&mut self, on: bool);
+
+    /// Looks again, at the next `sync`, at the remembered newborn threads of a process. Whether there are any.
+    fn look_again(&mut self, tgid: Tid) -> bool;
+
+    /// A task has gone to the root group. Children that were born on the way still have to be told.
+    fn released(&mut self, machine: &dyn Machine, task: &Task);
+
     /// Whether any task may have been born since the last `sync`: false only if certainly none has.
     fn births_since(&self, machine: &dyn Machine) -> bool;
 

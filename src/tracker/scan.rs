@@ -26,6 +26,9 @@ const FORK_TIME: Duration = Duration::from_millis(200);
 /// How long a pid may take between counting as the last one and being taken: some instructions under a spin lock.
 const ALLOC_TIME: Duration = Duration::from_micros(500);
 
+/// How long a task that has gone to the root group is remembered for its children's sake.
+const RELEASED_TIME: Duration = Duration::from_secs(1);
+
 /// So many of the last pids may belong to forks that were under way when nobody had been looking.
 const IN_FLIGHT: Tid = 32;
 
@@ -35,6 +38,11 @@ pub struct Scan {
     last_pid: Option<Tid>,
     /// Pids without a task that a fork under way may have, and since when.
     pending: Vec<(Tid, Instant)>,
+    /// Newborns without a creator among the members are remembered in `held`, with their processes.
+    hold: bool,
+    held: Vec<(Tid, Tid)>,
+    /// Tasks that have gone to the root group lately.
+    released: Vec<(Task, Instant)>,
     /// All tasks at the last look and when they started, where the machine does not tell its last pid.
     seen: FxHashMap<Tid, u64>,
 }
@@ -109,20 +117,30 @@ fn creator<'m>(
     if leader_alive { leader } else { Some(first) }
 }
 
-/// Puts a task that has just been found into its creator's group.
-fn born(machine: &dyn Machine, members: &mut Members, fork: &dyn Fork, newborn: &[Tid], tid: Tid, info: &TaskInfo) {
+/// Puts a task that has just been found into its creator's group, if that is known.
+fn born(
+    machine: &dyn Machine,
+    members: &mut Members,
+    fork: &dyn Fork,
+    (newborn, released): (&[Tid], &[(Task, Instant)]),
+    tid: Tid,
+    info: &TaskInfo,
+) -> bool {
     match members.get(tid) {
-        Some(known) if known.start_time == Some(info.start_time) => return,
+        Some(known) if known.start_time == Some(info.start_time) => return true,
         // The pid of a dead member, used again: nobody is placed before his birth has been looked for.
         Some(_) => members.exited(tid),
         None => {}
     }
     let is_thread = info.tgid != tid;
     let parent = if is_thread { info.tgid } else { info.ppid };
-    if let Some(creator) = creator(machine, members, newborn, (parent, tid, is_thread)) {
-        let state = fork.fork(tid, creator);
-        members.place(Task { tid, tgid: info.tgid, start_time: Some(info.start_time), cgroup: creator.cgroup, state });
-    }
+    let creator = creator(machine, members, newborn, (parent, tid, is_thread));
+    let creator = creator.or_else(|| released.iter().rev().map(|(task, _)| task).find(|task| task.tgid == parent));
+    let Some(creator) = creator else { return false };
+    let state = fork.fork(tid, creator);
+    let cgroup = creator.cgroup;
+    members.place(Task { tid, tgid: info.tgid, start_time: Some(info.start_time), cgroup, state });
+    true
 }
 
 /// A dead main thread that lives again is another thread of the process that has executed a program (`de_thread`).
@@ -137,12 +155,14 @@ fn follow_exec(machine: &dyn Machine, members: &mut Members) {
     }
 }
 
-/// Whether every known thread of a process is alive, by the number that the process has: no other can be among them.
-fn all_alive(machine: &dyn Machine, members: &Members, tgid: Tid) -> bool {
-    members.is_complete(tgid)
-        && machine.thread_count(tgid) == Ok(members.count_process(tgid))
+/// Whether a process that has no thread in the root group has as many threads as are known of it, the main one alive.
+fn has_as_many(machine: &dyn Machine, members: &Members, tgid: Tid) -> bool {
+    let known = members.count_process(tgid);
+    known > 1
+        && members.is_complete(tgid)
         // The leader's death does not change the number.
         && machine.task(tgid).is_ok_and(|info| !info.zombie)
+        && machine.thread_count(tgid) == Ok(known)
 }
 
 /// Whether a member is alive, and still the same task.
@@ -150,14 +170,14 @@ fn alive(machine: &dyn Machine, task: &Task) -> bool {
     if task.tid == task.tgid {
         machine.task(task.tid).is_ok_and(|info| !info.zombie && task.start_time.is_none_or(|start| start == info.start_time))
     } else {
-        // A thread that is not the leader leaves no zombie, and a reused pid has been noticed by `sync`.
-        machine.affinity(task.tid).is_ok()
+        // A thread that is not the leader leaves no zombie.
+        machine.is_thread_of(task.tgid, task.tid)
     }
 }
 
 impl Tracker for Scan {
     fn sync(&mut self, machine: &dyn Machine, members: &mut Members, fork: &dyn Fork) {
-        if members.is_empty() {
+        if members.is_empty() && self.released.is_empty() && !self.hold {
             self.start(machine);
             return;
         }
@@ -167,6 +187,7 @@ impl Tracker for Scan {
             return;
         }
         let now = machine.now();
+        self.released.retain(|(_, since)| now.saturating_duration_since(*since) < RELEASED_TIME);
         // The older ones first: a child's parent has a place before the child is looked up.
         let mut newborn = std::mem::take(&mut self.pending);
         newborn.extend(taken.into_iter().map(|tid| (tid, now)));
@@ -176,7 +197,11 @@ impl Tracker for Scan {
             // Far cheaper than /proc for the many that are dead already.
             match machine.affinity(tid).and_then(|_| machine.task(tid)) {
                 Ok(info) if info.zombie => members.exited(tid),
-                Ok(info) => born(machine, members, fork, &tids[i..], tid, &info),
+                Ok(info) => {
+                    if !born(machine, members, fork, (&tids[i..], &self.released), tid, &info) && self.hold {
+                        self.held.push((tid, info.tgid));
+                    }
+                }
                 Err(_) if age < ALLOC_TIME || age < FORK_TIME && machine.is_taken(tid) => self.pending.push((tid, since)),
                 Err(_) => {}
             }
@@ -185,16 +210,37 @@ impl Tracker for Scan {
 
     fn reap(&mut self, machine: &dyn Machine, members: &mut Members, id: CgroupId) {
         let processes: FxHashSet<Tid> = members.of_group(id).map(|task| task.tgid).collect();
-        for tgid in processes {
-            if self.pending.is_empty() && members.count_process(tgid) > 1 && all_alive(machine, members, tgid) {
-                continue;
-            }
+        let mut whole: FxHashSet<Tid> = processes.iter().copied().filter(|tgid| has_as_many(machine, members, *tgid)).collect();
+        // Somebody born since the look might have made up for one who has died.
+        if !whole.is_empty() && (machine.last_pid() != self.last_pid || self.pending.iter().any(|(tid, _)| machine.affinity(*tid).is_ok()))
+        {
+            whole.clear();
+        }
+        for tgid in processes.difference(&whole).copied() {
             let dead: Vec<Tid> = members.of_process(tgid).filter(|task| !alive(machine, task)).map(|task| task.tid).collect();
             dead.into_iter().for_each(|tid| members.exited(tid));
             if let Ok(count) = machine.thread_count(tgid) {
                 members.all_seen(tgid, count);
             }
         }
+    }
+
+    fn hold(&mut self, on: bool) {
+        self.hold = on;
+        if !on {
+            self.pending.extend(self.held.drain(..).map(|(tid, _)| (tid, Instant::now())));
+        }
+    }
+
+    fn look_again(&mut self, tgid: Tid) -> bool {
+        let mine = self.held.extract_if(.., |(_, of)| *of == tgid).map(|(tid, _)| (tid, Instant::now()));
+        let before = self.pending.len();
+        self.pending.extend(mine);
+        self.pending.len() > before
+    }
+
+    fn released(&mut self, machine: &dyn Machine, task: &Task) {
+        self.released.push((task.clone(), machine.now()));
     }
 
     fn births_since(&self, machine: &dyn Machine) -> bool {

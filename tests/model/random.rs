@@ -564,7 +564,7 @@ impl Pair {
     /// A step in the middle of which something happens: everything is as if that had happened before it or after it.
     fn raced(&mut self, step: &Step) -> Result<(), TestCaseError> {
         let Step::Raced { step: inner, moment, of, skip, event, who } = step else { unreachable!("not raced") };
-        let Some(plan) = self.plan(inner).filter(|plan| !matches!(plan, Plan::Attach { group: 0, .. })) else { return Ok(()) };
+        let Some(plan) = self.plan(inner) else { return Ok(()) };
         // Mostly where it matters: in the middle of what is being changed.
         let concerned = |tid: &Tid| match plan {
             Plan::Attach { tid: target, .. } => self.reference.threads[tid].tgid == self.tgid(target),
