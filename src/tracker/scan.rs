@@ -73,6 +73,7 @@ impl Scan {
     fn start(&mut self, machine: &dyn Machine) {
         let before = self.last_pid;
         self.taken(machine);
+        self.pending.retain(|(tid, _)| machine.affinity(*tid).is_err());
         if let Some(now) = self.last_pid.filter(|now| Some(*now) != before) {
             let since = machine.now();
             let invisible = |tid: &Tid| machine.affinity(*tid).is_err();
@@ -190,9 +191,14 @@ impl Tracker for Scan {
         self.released.retain(|(_, since)| now.saturating_duration_since(*since) < RELEASED_TIME);
         // The older ones first: a child's parent has a place before the child is looked up.
         let mut newborn = std::mem::take(&mut self.pending);
+        let again = newborn.len();
         newborn.extend(taken.into_iter().map(|tid| (tid, now)));
         let tids: Vec<Tid> = newborn.iter().map(|(tid, _)| *tid).collect();
         for (i, (tid, since)) in newborn.into_iter().enumerate() {
+            // Looked for again, and placed by somebody meanwhile.
+            if i < again && members.get(tid).is_some() {
+                continue;
+            }
             let age = now.saturating_duration_since(since);
             // Far cheaper than /proc for the many that are dead already.
             match machine.affinity(tid).and_then(|_| machine.task(tid)) {

@@ -82,7 +82,7 @@ fn the_reaped_are_not_listed() {
                 world.with_reaped(|reaped| *reaped = Reaped { tids: HashSet::new(), generation: reaped.generation + 1 });
                 let children = storm.spawn(1 + random.below(12));
                 if !inherit {
-                    children.iter().for_each(|tid| drop(write(g.join("tasks"), tid.to_string()).expect("attach")));
+                    children.iter().for_each(|tid| _ = write(g.join("tasks"), tid.to_string()).expect("attach"));
                 }
                 let listed = ids(g.join("tasks"));
                 if let Some(missing) = children.iter().find(|tid| !listed.contains(tid)) {
@@ -112,7 +112,10 @@ fn the_reaped_are_not_listed() {
         world.done.store(true, Ordering::Relaxed);
     });
     let anomalies = world.anomalies.into_inner().unwrap_or_else(PoisonError::into_inner);
-    report("the_reaped_are_not_listed", &format!("rounds={rounds} exits={exits} reads={} anomalies={}", world.reads.into_inner(), anomalies.len()));
+    report(
+        "the_reaped_are_not_listed",
+        &format!("rounds={rounds} exits={exits} reads={} anomalies={}", world.reads.into_inner(), anomalies.len()),
+    );
     assert!(anomalies.is_empty(), "{anomalies:#?}");
     assert_eq!(ids(g.join("tasks")), []);
     assert_eq!(ids(g.join("cgroup.procs")), []);
@@ -142,7 +145,7 @@ fn groups_go_with_their_last_member() {
         for _ in 0..rounds {
             group(mount.dir(), "g", "0-1");
             let children = storm.spawn(3);
-            children.iter().for_each(|tid| drop(write(g.join("tasks"), tid.to_string()).expect("attach")));
+            children.iter().for_each(|tid| _ = write(g.join("tasks"), tid.to_string()).expect("attach"));
             storm.cull();
             if let Err(error) = fs::remove_dir(&g) {
                 busy += 1;

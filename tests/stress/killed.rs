@@ -57,10 +57,15 @@ impl Drop for Place {
 /// Does `step` again and again until it fails; how it failed.
 fn until_it_fails(done: &Arc<AtomicUsize>, mut step: impl FnMut(usize) -> Result<(), i32> + Send + 'static) -> JoinHandle<i32> {
     let done = Arc::clone(done);
-    let mut repeat = move || (0..).find_map(|i| match step(i) {
-        Ok(()) => { done.fetch_add(1, Ordering::SeqCst); None }
-        Err(errno) => Some(errno),
-    });
+    let mut repeat = move || {
+        (0..).find_map(|i| match step(i) {
+            Ok(()) => {
+                done.fetch_add(1, Ordering::SeqCst);
+                None
+            }
+            Err(errno) => Some(errno),
+        })
+    };
     thread::spawn(move || repeat().expect("it fails some time"))
 }
 
@@ -93,7 +98,7 @@ fn nobody_suffers() {
     let mut place = Place { temp, server: None };
     let (mut random, rounds) = (Random::new(), rounds(8));
     let (mut target, mut storm) = (Target::new(), Storm::new('m', 2, 4));
-    (0..300).for_each(|_| drop(target.thread()));
+    (0..300).for_each(|_| _ = target.thread());
     let threads = target.tids();
     let (mut operations, mut errnos) = (0, std::collections::BTreeMap::new());
     for round in 0..rounds {

@@ -26,6 +26,9 @@ fn mover(places: &[(PathBuf, Vec<usize>)], rounds: usize, mut random: Random) ->
     let (pid, mut at) = (storm.pid().to_string(), 0);
     write(places[0].0.join("cgroup.procs"), &pid).expect("attach");
     for round in 0..rounds {
+        if seen.left_behind.len() + seen.never.len() > 2 {
+            break;
+        }
         storm.go();
         for _ in 0..=random.below(3) {
             at = (at + 1 + random.below(places.len() - 1)) % places.len();

@@ -99,7 +99,7 @@ fn the_tree_is_what_the_clients_were_told() {
         }
         assert_eq!(homes.len(), pids.len(), "round {round}: {homes:?}");
     }
-    pids.iter().for_each(|pid| drop(write(root.join("tasks"), pid.to_string()).expect("attach")));
+    pids.iter().for_each(|pid| _ = write(root.join("tasks"), pid.to_string()).expect("attach"));
     walk(root).iter().skip(1).rev().for_each(|group| fs::remove_dir(group).expect("rmdir"));
     assert_eq!(fs::metadata(root).expect("stat").nlink(), 2);
     let successes = counts.successes.into_inner();

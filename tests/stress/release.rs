@@ -55,7 +55,10 @@ fn the_agent_runs_for_each_empty_group() {
             storm.cull();
         }
         keeper.stop();
-        if !settles(|| { let runs = runs(); names.iter().all(|name| runs.contains_key(&format!("/{name}"))) }) {
+        if !settles(|| {
+            let runs = runs();
+            names.iter().all(|name| runs.contains_key(&format!("/{name}")))
+        }) {
             let runs = runs();
             let missing: Vec<_> = names.iter().filter(|name| !runs.contains_key(&format!("/{name}"))).collect();
             anomalies.push(format!("round {round}: no run for {missing:?}"));
@@ -78,6 +81,9 @@ fn the_agent_runs_for_each_empty_group() {
     }
     let (times, ran): (usize, usize) = (emptied.values().sum(), runs.values().sum());
     let births = keeper.stop();
-    report(TEST, &format!("rounds={rounds} groups={} emptied={times} runs={ran} births={births} anomalies={}", emptied.len(), anomalies.len()));
+    report(
+        TEST,
+        &format!("rounds={rounds} groups={} emptied={times} runs={ran} births={births} anomalies={}", emptied.len(), anomalies.len()),
+    );
     assert!(anomalies.is_empty(), "{anomalies:#?}");
 }

@@ -31,6 +31,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -529,6 +530,8 @@ int main(int argc, char **argv)
 	static int none[MAX_CREATORS];
 
 	signal(SIGPIPE, SIG_IGN);
+	/* Where there is less CPU than work, the server must not be left behind for ever. */
+	setpriority(PRIO_PROCESS, 0, 10);
 	if (argc < 4)
 		return 2;
 	epochs = none;

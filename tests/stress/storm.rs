@@ -52,7 +52,12 @@ impl Random {
 
 /// Whether `f` comes to hold, however loaded the machine is.
 pub(crate) fn settles(mut f: impl FnMut() -> bool) -> bool {
-    (0..10_000).any(|_| f() || { std::thread::sleep(Duration::from_millis(1)); false })
+    (0..3_000).any(|_| {
+        f() || {
+            std::thread::sleep(Duration::from_millis(1));
+            false
+        }
+    })
 }
 
 /// A new group with these CPUs.
@@ -130,7 +135,8 @@ impl Storm {
     /// The ids of its threads.
     pub(crate) fn tids(&self) -> Vec<i32> {
         let entries = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the storm lives");
-        let mut tids: Vec<i32> = entries.map(|e| e.expect("an entry").file_name().to_str().expect("a number").parse().expect("a number")).collect();
+        let mut tids: Vec<i32> =
+            entries.map(|e| e.expect("an entry").file_name().to_str().expect("a number").parse().expect("a number")).collect();
         tids.sort_unstable();
         tids
     }

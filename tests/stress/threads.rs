@@ -98,6 +98,9 @@ fn run(kind: char, creators: usize, rounds: usize, with_root: bool) -> Seen {
     let tids = storm.creators();
     let mut world = World::new(&tids, with_root);
     for round in 0..rounds {
+        if seen.never.len() > 2 {
+            break;
+        }
         storm.go();
         for _ in 0..1 + random.below(6) {
             let nr = random.below(tids.len());
