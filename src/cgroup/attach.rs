@@ -4,7 +4,7 @@
 use super::{Cgroup, CgroupId, CssSet, Hierarchy, Locked, Members, ROOT, SETTLE, Task, Writer, parse};
 use crate::controllers::{Ids, TaskState};
 use crate::error::{Error, Result};
-use crate::sys::{Errno, TaskFlags, TaskInfo, Tid};
+use crate::sys::{TaskFlags, TaskInfo, Tid};
 use parking_lot::MutexGuard;
 use rustc_hash::FxHashSet;
 
@@ -66,8 +66,10 @@ impl Drop for Changing<'_> {
         let mut css_set = self.0.css_set_lock.lock();
         css_set.changing = false;
         css_set.tracker.hold(false);
-        let now = self.0.machine.now();
-        css_set.settle = SETTLE.iter().map(|delay| now + *delay).collect();
+        if std::mem::take(&mut css_set.changed) {
+            let now = self.0.machine.now();
+            css_set.settle = SETTLE.iter().map(|delay| now + *delay).collect();
+        }
         for tid in std::mem::take(&mut css_set.unsettled) {
             let tree = self.0.tree.read();
             if let Some(task) = css_set.members.get(tid).cloned() {
@@ -91,7 +93,7 @@ impl Migration<'_, '_> {
     /// Moves more tasks; what fails leaves these as they were.
     ///
     /// They are in the group before the controllers take effect, so that a child that has inherited the effect is in the group too.
-    fn add(&mut self, writer: &Writer<'_>, mut changes: Vec<Change>) -> Result<()> {
+    fn add(&mut self, writer: Option<&Writer<'_>>, mut changes: Vec<Change>) -> Result<()> {
         let locked = self.locked;
         let subsys = &locked.hierarchy.subsys;
         subsys.iter().try_for_each(|ss| (ss.can_attach)(locked, writer, self.to, &changes))?;
@@ -99,16 +101,20 @@ impl Migration<'_, '_> {
             let mut css_set = locked.hierarchy.css_set_lock.lock();
             changes.iter().for_each(|change| css_set.members.place(change.task.clone()));
         }
+        // From here on dropping the migration undoes it, whatever happens.
+        let first = self.done.len();
+        self.done.append(&mut changes);
+        let changes = &mut self.done[first..];
         for (i, ss) in subsys.iter().enumerate() {
-            if let Err(error) = (ss.prepare_attach)(locked, self.to, &mut changes) {
-                subsys[..=i].iter().rev().for_each(|ss| (ss.cancel_attach)(locked.machine(), &mut changes));
-                self.put_back(changes);
+            if let Err(error) = (ss.prepare_attach)(locked, self.to, changes) {
+                subsys[..=i].iter().rev().for_each(|ss| (ss.cancel_attach)(locked.machine(), changes));
+                let failed = self.done.split_off(first);
+                self.put_back(failed);
                 return Err(error);
             }
         }
-        locked.hierarchy.css_set_lock.lock().record(&changes);
-        changes.retain(|change| !change.gone);
-        self.done.append(&mut changes);
+        locked.hierarchy.css_set_lock.lock().record(changes);
+        self.done.retain(|change| !change.gone);
         Ok(())
     }
 
@@ -156,6 +162,7 @@ impl Drop for Migration<'_, '_> {
 impl CssSet {
     /// Records the state that tasks have been given where they are.
     fn record(&mut self, changes: &[Change]) {
+        self.changed |= !changes.is_empty();
         for Change { task, gone, .. } in changes {
             let same = self.members.get(task.tid).is_some_and(|known| known.start_time == task.start_time);
             match gone {
@@ -202,8 +209,8 @@ impl Locked<'_> {
             // There already; or not any more.
             return Ok(self.machine().affinity(tid).map(drop)?);
         }
-        let moved = self.migrate(writer, to, changes, (ids == Ids::Processes).then_some(tgid));
-        moved.or_else(|error| self.explain(tid, ids, error))
+        let moved = self.migrate(Some(writer), to, changes, (ids == Ids::Processes).then_some(tgid));
+        moved.or_else(|error| self.explain(if ids == Ids::Processes { tgid } else { tid }, ids, error))
     }
 
     /// The thread that a written number means: in the writer's pid namespace, 0 for the writer.
@@ -257,11 +264,11 @@ impl Locked<'_> {
         Ok(threads.into_iter().filter_map(change).collect())
     }
 
-    fn migrate(&self, writer: &Writer<'_>, to: CgroupId, changes: Vec<Change>, process: Option<Tid>) -> Result<()> {
+    fn migrate(&self, writer: Option<&Writer<'_>>, to: CgroupId, changes: Vec<Change>, process: Option<Tid>) -> Result<()> {
         let mut migration = Migration { locked: self, to, done: Vec::new(), committed: false };
         migration.add(writer, changes)?;
         // Threads created meanwhile: again until there is none.
-        for _ in 0..MAX_ROUNDS {
+        for round in 1..=MAX_ROUNDS {
             let Some(tgid) = process else { break };
             let found = self.hierarchy.css_set_lock.lock().tracker.look_again(tgid);
             if !found && !self.hierarchy.births_since_sync() {
@@ -272,6 +279,9 @@ impl Locked<'_> {
                 break;
             }
             migration.add(writer, late)?;
+            if round == MAX_ROUNDS {
+                log::warn!("process {tgid} makes threads faster than they can be moved; the rest follows later");
+            }
         }
         if migration.done.is_empty() {
             return Err(Error::NoTask);
@@ -306,14 +316,13 @@ impl Locked<'_> {
 
     /// Moves all tasks of a group to another without asking anybody (`cgroup_transfer_tasks`).
     pub fn transfer_tasks(&self, from: CgroupId, to: CgroupId) {
-        let nobody = Writer { opener_uid: 0, opener_caps: 0, uid: 0, tid: 0, caller: &|| Err(Errno::ESRCH) };
         let (_changing, css_set) = Changing::start(self.hierarchy);
         let tasks: Vec<Task> = css_set.members.of_group(from).cloned().collect();
         drop(css_set);
         for task in tasks {
             let tid = task.tid;
             let change = Change { task: Task { cgroup: to, ..task }, from, undo: None, gone: false };
-            match self.migrate(&nobody, to, vec![change], None) {
+            match self.migrate(None, to, vec![change], None) {
                 Ok(()) | Err(Error::NoTask) => {}
                 Err(error) => log::warn!("task {tid} stays in a group that cannot hold it: {error}"),
             }

@@ -29,8 +29,6 @@ struct Process {
     threads: FxHashSet<Tid>,
     /// No thread of it is in the root group: since children are born where their creators are, none can get there unnoticed.
     complete: bool,
-    /// The main thread has died and others live. Its tid is free for the one that executes a program.
-    headless: bool,
 }
 
 /// The members of all groups but the root.
@@ -39,6 +37,8 @@ pub struct Members {
     tasks: FxHashMap<Tid, Task>,
     groups: FxHashMap<CgroupId, FxHashSet<Tid>>,
     processes: FxHashMap<Tid, Process>,
+    /// Processes whose main thread has died while others lived: its tid is free for the one that executes a program.
+    headless: FxHashSet<Tid>,
     /// Groups that have lost their last member since somebody looked.
     emptied: Vec<CgroupId>,
 }
@@ -115,22 +115,23 @@ impl Members {
             old.inspect(|(_, old)| self.leave(*old, tid));
         }
         if old.is_none_or(|(old, _)| old != tgid) {
-            let process = self.processes.entry(tgid).or_default();
-            process.threads.insert(tid);
-            process.headless &= tid != tgid;
+            self.processes.entry(tgid).or_default().threads.insert(tid);
+            if tid == tgid {
+                self.headless.remove(&tgid);
+            }
             old.inspect(|(old, _)| self.leave_process(*old, tid));
         }
     }
 
     /// The processes whose main thread has died while others lived.
     pub fn headless(&self) -> impl Iterator<Item = Tid> {
-        self.processes.iter().filter(|(_, process)| process.headless).map(|(tgid, _)| *tgid)
+        self.headless.iter().copied()
     }
 
     /// Forgets a task that has exited.
     pub fn exited(&mut self, tid: Tid) {
-        if let Some(process) = self.processes.get_mut(&tid) {
-            process.headless = true;
+        if self.processes.contains_key(&tid) {
+            self.headless.insert(tid);
         }
         self.remove(tid);
     }
@@ -173,6 +174,7 @@ impl Members {
             process.threads.remove(&tid);
             if process.threads.is_empty() {
                 self.processes.remove(&tgid);
+                self.headless.remove(&tgid);
             }
         }
     }

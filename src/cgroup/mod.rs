@@ -40,6 +40,9 @@ const SETTLE: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)
 /// How often children are looked for while some task is in a group, so that few lose their parents before.
 const POLL: Duration = Duration::from_secs(1);
 
+/// So many members at the most, and one group more, are looked at each time.
+const LOOK_AT: usize = 500;
+
 /// How often that is while there is a release agent to be told of groups that have become empty.
 const RELEASE_POLL: Duration = Duration::from_millis(100);
 
@@ -49,8 +52,6 @@ pub struct Writer<'a> {
     pub opener_uid: u32,
     /// Effective capabilities of the one who opened the file, where they decide.
     pub opener_caps: u64,
-    /// Effective uid of the one who writes.
-    pub uid: u32,
     /// The writing thread, 0 if it cannot be seen from the server's pid namespace.
     pub tid: Tid,
     /// Finds out what else there is to know of the writer.
@@ -74,10 +75,14 @@ struct CssSet {
     tracker: Box<dyn Tracker>,
     /// Tasks are being changed: children found now get their state at the end.
     changing: bool,
+    /// Tasks have been changed.
+    changed: bool,
     /// The children found while tasks were being changed.
     unsettled: Vec<Tid>,
     /// When to look for late children, in ascending order.
     settle: Vec<Instant>,
+    /// The group that housekeeping has looked at last.
+    looked_at: CgroupId,
 }
 
 /// Children get their creators' state, and the controllers' opinion of it.
@@ -105,8 +110,15 @@ impl Hierarchy {
     /// A hierarchy with these controllers on this machine, with every task in its root. `owner` is the uid of the server.
     pub fn new(machine: Arc<dyn Machine>, subsys: Vec<&'static Subsys>, tracker: Box<dyn Tracker>, owner: u32) -> Self {
         let tree = RwLock::new(Tree::new(&*machine));
-        let css_set_lock =
-            Mutex::new(CssSet { members: Members::default(), tracker, changing: false, unsettled: Vec::new(), settle: Vec::new() });
+        let css_set_lock = Mutex::new(CssSet {
+            members: Members::default(),
+            tracker,
+            changing: false,
+            changed: false,
+            unsettled: Vec::new(),
+            settle: Vec::new(),
+            looked_at: ROOT,
+        });
         Self { machine, subsys, owner, cgroup_mutex: Mutex::new(()), css_set_lock, tree }
     }
 
@@ -148,9 +160,15 @@ impl Hierarchy {
         self.css_set_lock.lock().tracker.births_since(&*self.machine)
     }
 
-    /// Whether showing or changing the members of a group may take long.
+    /// Whether showing the members of a group may take long.
     pub fn is_large(&self, id: CgroupId) -> bool {
         id == ROOT || self.css_set_lock.lock().members.count(id) > MANY
+    }
+
+    /// Whether changing the members of a group, or moving tasks there, may take long.
+    pub fn is_slow(&self, id: CgroupId) -> bool {
+        let tree = self.tree.read();
+        self.subsys.iter().any(|ss| (ss.is_slow)(&tree, id)) || id != ROOT && self.is_large(id)
     }
 
     /// Whether moving this process may take long.
@@ -194,20 +212,21 @@ impl Hierarchy {
     /// All live tasks that no other group holds.
     fn root_members(&self, ids: Ids) -> Vec<Tid> {
         let machine = &*self.machine;
-        let mut list = Vec::new();
-        for tgid in machine.processes() {
+        let live_threads = |tgid| {
             let mut threads = machine.threads(tgid).unwrap_or_default();
             if machine.task(tgid).is_ok_and(|info| info.zombie) {
                 threads.retain(|tid| *tid != tgid);
             }
-            let css_set = self.sync();
-            threads.retain(|tid| css_set.members.cgroup_of(*tid) == ROOT);
-            match ids {
-                Ids::Threads => list.extend(threads),
-                Ids::Processes => list.extend((!threads.is_empty()).then_some(tgid)),
-            }
+            (tgid, threads)
+        };
+        let listed: Vec<(Tid, Vec<Tid>)> = machine.processes().into_iter().map(live_threads).collect();
+        // Whoever is in the list was born before this look.
+        let css_set = self.sync();
+        let in_root = |tid: &Tid| css_set.members.cgroup_of(*tid) == ROOT;
+        match ids {
+            Ids::Threads => listed.into_iter().flat_map(|(_, threads)| threads).filter(in_root).collect(),
+            Ids::Processes => listed.into_iter().filter(|(_, threads)| threads.iter().any(in_root)).map(|(tgid, _)| tgid).collect(),
         }
-        list
     }
 
     /// Runs the release agent for the groups that have become empty (`cgroup1_check_for_release`).
@@ -239,14 +258,22 @@ impl Hierarchy {
         let now = self.machine.now();
         let mut css_set = self.sync();
         css_set.settle.retain(|due| *due > now);
-        let watched: Vec<CgroupId> = {
+        // The dead of some groups each time: first those who want to be told.
+        let CssSet { members, tracker, looked_at, .. } = &mut *css_set;
+        let mut groups: Vec<CgroupId> = members.populated().collect();
+        {
             let tree = self.tree.read();
-            let wants = |id: &CgroupId| !tree.release_agent.is_empty() && tree.get(*id).is_ok_and(|group| group.notify_on_release);
-            css_set.members.populated().filter(wants).collect()
-        };
-        let CssSet { members, tracker, .. } = &mut *css_set;
-        for id in watched {
-            tracker.live_member(&*self.machine, members, id);
+            let told = |id: &CgroupId| !tree.release_agent.is_empty() && tree.get(*id).is_ok_and(|group| group.notify_on_release);
+            groups.sort_unstable_by_key(|id| (!told(id), *id <= *looked_at, *id));
+        }
+        let mut budget = LOOK_AT;
+        for id in groups {
+            if budget == 0 {
+                break;
+            }
+            budget = budget.saturating_sub(members.count(id));
+            *looked_at = id;
+            tracker.reap(&*self.machine, members, id);
         }
         drop(css_set);
         self.release();

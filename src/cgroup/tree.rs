@@ -70,16 +70,6 @@ impl Tree {
         ids
     }
 
-    /// The number of groups, the root included.
-    pub fn len(&self) -> usize {
-        self.groups.len()
-    }
-
-    /// Whether there is no group but the root.
-    pub fn is_empty(&self) -> bool {
-        self.groups.len() == 1
-    }
-
     /// The child groups of `id`.
     pub fn children(&self, id: CgroupId) -> impl Iterator<Item = (CgroupId, &Cgroup)> {
         let children = self.groups.get(&id).into_iter().flat_map(|group| group.children.values());

@@ -5,13 +5,15 @@
 //! whose affinity is not the one it was given here has asked for the one it has.
 
 use super::{CftFlags, Cftype, Show, Store, Subsys, TaskState};
-use crate::bitmap::{Bitmap, strip};
+use crate::bitmap::Bitmap;
 use crate::cgroup::{CgroupId, Change, Locked, ROOT, Tree, Writer};
 use crate::error::{Error, Result};
 use crate::sys::{CAP_SYS_NICE, Errno, Machine, Tid};
 use bitflags::bitflags;
+use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Builder;
 
 /// Fewer tasks than this are not worth a thread of their own.
 const CHUNK: usize = 128;
@@ -144,7 +146,7 @@ impl TaskCpus {
         // CPUs that are offline did not show.
         let had = match before.is_empty() && self.user.is_none() {
             true => machine.own_cpus(),
-            false if *current != before && before.and(&machine.online_cpus()) == *current => before.clone(),
+            false if !before.is_empty() && *current != before && before.and(&machine.online_cpus()) == *current => before.clone(),
             false => current.clone(),
         };
         self.previous = Some(before);
@@ -153,8 +155,19 @@ impl TaskCpus {
 }
 
 /// The controller.
-pub static SUBSYS: Subsys =
-    Subsys { name: "cpuset", files: FILES, css_online, css_offline, can_attach, prepare_attach, cancel_attach, attach, fork, hotplug };
+pub static SUBSYS: Subsys = Subsys {
+    name: "cpuset",
+    files: FILES,
+    css_online,
+    css_offline,
+    is_slow,
+    can_attach,
+    prepare_attach,
+    cancel_attach,
+    attach,
+    fork,
+    hotplug,
+};
 
 const fn flag_file(name: &'static str, show: fn(&Tree, CgroupId) -> i64, store: fn(&Locked<'_>, CgroupId, u64) -> Result<()>) -> Cftype {
     Cftype::new(name, Show::Number(show), Store::U64(store))
@@ -258,7 +271,7 @@ fn write_cpus(locked: &Locked<'_>, _: &Writer<'_>, id: CgroupId, text: &[u8]) ->
     if id == ROOT {
         return Err(Error::Access);
     }
-    let cpus = Bitmap::parse_list(strip(text), locked.machine().nr_cpu_ids())?;
+    let cpus = Bitmap::parse_list(text, locked.machine().nr_cpu_ids())?;
     let (root, old) = (css(&locked.tree(), ROOT)?.cpus.clone(), css(&locked.tree(), id)?.clone());
     if !cpus.is_subset(&root) {
         return Err(Error::Invalid);
@@ -268,11 +281,12 @@ fn write_cpus(locked: &Locked<'_>, _: &Writer<'_>, id: CgroupId, text: &[u8]) ->
     }
     let trial = Css { cpus, ..old.clone() };
     validate(locked, id, &trial)?;
-    update_cpus(locked, id, &old, trial)
+    update_cpus(locked, id, &old, trial, false)
 }
 
-/// Gives all tasks of a group the CPUs of its new configuration, and the group the configuration.
-fn update_cpus(locked: &Locked<'_>, id: CgroupId, old: &Css, new: Css) -> Result<()> {
+/// Gives all tasks of a group the CPUs of its new configuration, and the group the configuration. `forced`, a task that cannot
+/// be changed does not count.
+fn update_cpus(locked: &Locked<'_>, id: CgroupId, old: &Css, new: Css, forced: bool) -> Result<()> {
     let root = css(&locked.tree(), ROOT)?.cpus.clone();
     let cpus = new.cpus.clone();
     let machine = locked.machine();
@@ -281,7 +295,13 @@ fn update_cpus(locked: &Locked<'_>, id: CgroupId, old: &Css, new: Css) -> Result
             let state = &mut change.task.state.cpuset;
             state.observe(machine, current, &old.cpus, &root);
             let wanted = state.within(&cpus);
-            state.set(machine, change.task.tid, current, wanted)
+            match state.set(machine, change.task.tid, current, wanted) {
+                Err(errno) if forced && errno != Errno::ESRCH => {
+                    log::warn!("task {} keeps CPUs {current}: {errno}", change.task.tid);
+                    Ok(None)
+                }
+                done => done,
+            }
         });
         applied.map_err(|errno| {
             cancel_attach(machine, changes);
@@ -296,7 +316,7 @@ fn write_mems(locked: &Locked<'_>, _: &Writer<'_>, id: CgroupId, text: &[u8]) ->
     if id == ROOT {
         return Err(Error::Access);
     }
-    let mems = Bitmap::parse_list(strip(text), locked.machine().nr_node_ids())?;
+    let mems = Bitmap::parse_list(text, locked.machine().nr_node_ids())?;
     let (root, old) = (css(&locked.tree(), ROOT)?.mems.clone(), css(&locked.tree(), id)?.clone());
     if !mems.is_subset(&root) {
         return Err(Error::Invalid);
@@ -365,12 +385,18 @@ fn css_offline(tree: &mut Tree, id: CgroupId) {
     }
 }
 
+/// Pages are moved at once.
+fn is_slow(tree: &Tree, id: CgroupId) -> bool {
+    css(tree, id).is_ok_and(|css| css.flags.contains(CsFlags::MEMORY_MIGRATE))
+}
+
 /// `cpuset_can_attach`: the cpuset can run tasks, and the writer may set the scheduling of these (`cap_task_setscheduler`).
-fn can_attach(locked: &Locked<'_>, writer: &Writer<'_>, to: CgroupId, changes: &[Change]) -> Result<()> {
+fn can_attach(locked: &Locked<'_>, writer: Option<&Writer<'_>>, to: CgroupId, changes: &[Change]) -> Result<()> {
     if !css(&locked.tree(), to)?.can_run_tasks() {
         return Err(Error::NoSpace);
     }
-    let Ok(caller) = (writer.caller)() else { return Ok(()) };
+    let Some(writer) = writer else { return Ok(()) };
+    let caller = (writer.caller)().map_err(|_| Error::Perm)?;
     if caller.creds.cap_effective & CAP_SYS_NICE != 0 {
         return Ok(());
     }
@@ -419,13 +445,10 @@ fn cancel_attach(machine: &dyn Machine, changes: &mut [Change]) {
 
 /// `cpuset_attach`: memory follows the main thread.
 fn attach(locked: &Locked<'_>, to: CgroupId, changes: &[Change]) {
-    let tree = locked.tree();
-    let Ok(new) = css(&tree, to) else { return };
-    if !new.flags.contains(CsFlags::MEMORY_MIGRATE) {
-        return;
-    }
+    let config = |id| css(&locked.tree(), id).cloned();
+    let Some(new) = config(to).ok().filter(|new| new.flags.contains(CsFlags::MEMORY_MIGRATE)) else { return };
     for change in changes.iter().filter(|change| change.task.tid == change.task.tgid) {
-        if let Ok(old) = css(&tree, change.from) {
+        if let Ok(old) = config(change.from) {
             migrate_pages(locked.machine(), change.task.tgid, &old.mems, &new.mems);
         }
     }
@@ -473,7 +496,7 @@ fn hotplug(locked: &Locked<'_>) {
         let updated = if id == ROOT || new.cpus.is_empty() || new.cpus == old.cpus {
             commit(locked, id, new)
         } else {
-            update_cpus(locked, id, &old, new.clone()).or_else(|_| commit(locked, id, new))
+            update_cpus(locked, id, &old, new, true)
         };
         if updated.is_ok() && !runs && id != ROOT {
             let to = nearest_runnable(&locked.tree(), id);
@@ -523,9 +546,16 @@ where
     }
     let chunk = changes.len().div_ceil(workers);
     let (own, rest) = changes.split_at_mut(chunk);
+    let parts: Vec<_> = rest.chunks_mut(chunk).map(Mutex::new).collect();
+    let work = |part: &Mutex<&mut [Change]>| each(&mut part.lock());
     std::thread::scope(|scope| {
-        let handles: Vec<_> = rest.chunks_mut(chunk).map(|part| scope.spawn(|| each(part))).collect();
-        let done = each(own);
-        handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Errno::EIO))).fold(done, std::result::Result::and)
+        // Where no thread can be made, its part is done here.
+        let work = &work;
+        let handles: Vec<_> = parts.iter().map(|part| Builder::new().spawn_scoped(scope, move || work(part))).collect();
+        let mut done = each(own);
+        for (part, handle) in parts.iter().zip(handles) {
+            done = done.and(handle.map_or_else(|_| work(part), |handle| handle.join().unwrap_or(Err(Errno::EIO))));
+        }
+        done
     })
 }

@@ -41,8 +41,10 @@ pub struct Subsys {
     pub css_online: fn(&mut Tree, CgroupId),
     /// A group is about to be removed; it is still in the tree.
     pub css_offline: fn(&mut Tree, CgroupId),
-    /// May these tasks move to that group? Changes nothing.
-    pub can_attach: fn(&Locked<'_>, &Writer<'_>, CgroupId, &[Change]) -> Result<()>,
+    /// Whether moving a task into the group, or changing it there, takes long even for one task.
+    pub is_slow: fn(&Tree, CgroupId) -> bool,
+    /// May these tasks move to that group? Changes nothing. Without a writer it is not a client who wants it.
+    pub can_attach: fn(&Locked<'_>, Option<&Writer<'_>>, CgroupId, &[Change]) -> Result<()>,
     /// Makes the move take effect. If it fails, what it did is undone by `cancel_attach`.
     pub prepare_attach: fn(&Locked<'_>, CgroupId, &mut [Change]) -> Result<()>,
     /// Undoes what `prepare_attach` did, on success and on failure of it.

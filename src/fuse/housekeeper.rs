@@ -27,7 +27,8 @@ impl Housekeeper {
         let weak = Arc::downgrade(vfs);
         match uevents() {
             Ok(socket) => {
-                thread::Builder::new().name("hotplug".into()).spawn(move || follow_hotplug(&socket, &weak))?;
+                let housekeeper = housekeeper.clone();
+                thread::Builder::new().name("hotplug".into()).spawn(move || housekeeper.follow_hotplug(&socket, &weak))?;
             }
             Err(error) => log::warn!("CPU hotplug is not followed: {error}"),
         }
@@ -42,6 +43,24 @@ impl Housekeeper {
         if next.is_none_or(|next| due < next) {
             *next = Some(due);
             changed.notify_one();
+        }
+    }
+
+    fn follow_hotplug(&self, socket: &OwnedFd, vfs: &Weak<Vfs>) {
+        let mut buf = vec![0; 16 << 10];
+        loop {
+            // "offline@/devices/system/cpu/cpu1". After a loss, anything may have happened.
+            let concerns_us = match recv(socket.as_raw_fd(), &mut buf, MsgFlags::empty()) {
+                Ok(len) => [&b"/devices/system/cpu/cpu"[..], b"/devices/system/node/"].iter().any(|dev| contains(&buf[..len], dev)),
+                Err(nix::errno::Errno::ENOBUFS) => true,
+                Err(nix::errno::Errno::EINTR) => false,
+                Err(errno) => return log::warn!("CPU hotplug is not followed any more: {errno}"),
+            };
+            let Some(vfs) = vfs.upgrade() else { return };
+            if concerns_us {
+                vfs.hierarchy().lock().hotplug();
+                self.look(&vfs);
+            }
         }
     }
 }
@@ -75,23 +94,6 @@ fn uevents() -> io::Result<OwnedFd> {
     let fd = socket(AddressFamily::Netlink, SockType::Datagram, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkKObjectUEvent)?;
     bind(fd.as_raw_fd(), &NetlinkAddr::new(0, KERNEL_UEVENTS))?;
     Ok(fd)
-}
-
-fn follow_hotplug(socket: &OwnedFd, vfs: &Weak<Vfs>) {
-    let mut buf = vec![0; 16 << 10];
-    loop {
-        // "offline@/devices/system/cpu/cpu1". After a loss, anything may have happened.
-        let concerns_us = match recv(socket.as_raw_fd(), &mut buf, MsgFlags::empty()) {
-            Ok(len) => [&b"/devices/system/cpu/cpu"[..], b"/devices/system/node/"].iter().any(|dev| contains(&buf[..len], dev)),
-            Err(nix::errno::Errno::ENOBUFS) => true,
-            Err(nix::errno::Errno::EINTR) => false,
-            Err(errno) => return log::warn!("CPU hotplug is not followed any more: {errno}"),
-        };
-        let Some(vfs) = vfs.upgrade() else { return };
-        if concerns_us {
-            vfs.hierarchy().lock().hotplug();
-        }
-    }
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {

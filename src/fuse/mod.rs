@@ -5,7 +5,7 @@ mod mount;
 
 pub use mount::MountError;
 
-use crate::cgroup::Hierarchy;
+use crate::cgroup::{Hierarchy, Locked};
 use crate::controllers::SUBSYS;
 use crate::error::{Error, Result};
 use crate::options::MountOptions;
@@ -24,7 +24,8 @@ use nix::unistd::{getegid, geteuid};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -36,6 +37,9 @@ const TTL: Duration = Duration::from_secs(86_400);
 /// The largest request: writes past a file's limit are refused, not cut.
 const MAX_WRITE: u32 = 1 << 20;
 
+/// More than any file takes: what is longer need not be kept to be refused.
+const MAX_COMMAND: usize = 64 << 10;
+
 /// Work that may take long and would keep other requests waiting.
 type Job = Box<dyn FnOnce(&Vfs) + Send>;
 
@@ -43,6 +47,7 @@ type Job = Box<dyn FnOnce(&Vfs) + Send>;
 #[derive(Debug)]
 pub struct Server {
     session: JoinHandle<io::Result<()>>,
+    dir: PathBuf,
 }
 
 impl Server {
@@ -61,7 +66,7 @@ impl Server {
             thread::Builder::new().name("fuse".into()).spawn(move || session.run())
         };
         match serve() {
-            Ok(session) => Ok(Self { session }),
+            Ok(session) => Ok(Self { session, dir }),
             Err(error) => {
                 mount::give_up(&dir);
                 Err(MountError::Serve(error))
@@ -74,7 +79,9 @@ impl Server {
     /// # Errors
     /// What ended the session instead.
     pub fn join(self) -> io::Result<()> {
-        self.session.join().unwrap_or_else(|_| Err(io::Error::other("the serving thread panicked")))
+        let ended = self.session.join().unwrap_or_else(|_| Err(io::Error::other("the serving thread panicked")));
+        // Nobody answers any more.
+        ended.inspect_err(|_| mount::give_up(&self.dir))
     }
 }
 
@@ -115,23 +122,43 @@ impl Face {
         let lane = |name: &str| -> io::Result<Sender<Job>> {
             let (sender, jobs): (_, Receiver<Job>) = channel();
             let vfs = vfs.clone();
-            thread::Builder::new().name(name.into()).spawn(move || jobs.into_iter().for_each(|job| job(&vfs)))?;
+            thread::Builder::new().name(name.into()).spawn(move || jobs.into_iter().for_each(|job| run(job, &vfs)))?;
             Ok(sender)
         };
         Ok(Self { writes: lane("slow-writes")?, reads: lane("slow-reads")?, housekeeper: Housekeeper::new(&vfs)?, xattr, vfs })
     }
 
-    /// Runs a change of the hierarchy: at once if nobody else has it, else behind whoever has.
-    fn change<R: Send + 'static>(&self, reply: R, change: impl FnOnce(&Vfs, &crate::cgroup::Locked<'_>, R) + Send + 'static) {
+    /// Runs a change of the hierarchy, at once if nobody else has it, else behind whoever has, and answers when it is free again.
+    fn change<R: Send + 'static, T>(
+        &self,
+        reply: R,
+        change: impl FnOnce(&Vfs, &Locked<'_>) -> T + Send + 'static,
+        answer: impl FnOnce(R, T) + Send + 'static,
+    ) {
         match self.vfs.hierarchy().try_lock() {
-            Some(locked) => change(&self.vfs, &locked, reply),
-            None => self.defer(&self.writes, move |vfs| change(vfs, &vfs.hierarchy().lock(), reply)),
+            Some(locked) => {
+                let done = change(&self.vfs, &locked);
+                drop(locked);
+                answer(reply, done);
+            }
+            None => self.defer(&self.writes, move |vfs| {
+                let done = change(vfs, &vfs.hierarchy().lock());
+                answer(reply, done);
+            }),
         }
+        self.housekeeper.look(&self.vfs);
     }
 
     /// A lane ends only with the server; a job that is dropped with it answers with an error.
     fn defer(&self, lane: &Sender<Job>, job: impl FnOnce(&Vfs) + Send + 'static) {
         let _ = lane.send(Box::new(job));
+    }
+}
+
+/// A bug in one job costs its client an error, not everybody the lane.
+fn run(job: Job, vfs: &Vfs) {
+    if catch_unwind(AssertUnwindSafe(|| job(vfs))).is_err() {
+        log::error!("a request has panicked; its client gets EIO");
     }
 }
 
@@ -270,7 +297,7 @@ impl Filesystem for Face {
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
         let (name, client) = (name.as_bytes().to_vec(), client(req));
-        self.change(reply, move |vfs, locked, reply| reply_entry(reply, vfs.mkdir(locked, parent.0, &name, mode as u16, client)));
+        self.change(reply, move |vfs, locked| vfs.mkdir(locked, parent.0, &name, mode as u16, client), reply_entry);
     }
 
     fn unlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
@@ -279,7 +306,7 @@ impl Filesystem for Face {
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.as_bytes().to_vec();
-        self.change(reply, move |vfs, locked, reply| reply_empty(reply, vfs.rmdir(locked, parent.0, &name)));
+        self.change(reply, move |vfs, locked| vfs.rmdir(locked, parent.0, &name), reply_empty);
     }
 
     fn symlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, _target: &Path, reply: ReplyEntry) {
@@ -300,7 +327,7 @@ impl Filesystem for Face {
             return reply.error(Errno::EINVAL);
         }
         let (name, newname) = (name.as_bytes().to_vec(), newname.as_bytes().to_vec());
-        self.change(reply, move |vfs, locked, reply| reply_empty(reply, vfs.rename(locked, parent.0, &name, newparent.0, &newname)));
+        self.change(reply, move |vfs, locked| vfs.rename(locked, parent.0, &name, newparent.0, &newname), reply_empty);
     }
 
     fn link(&self, _req: &Request, _ino: INodeNo, _newparent: INodeNo, _newname: &OsStr, reply: ReplyEntry) {
@@ -350,18 +377,22 @@ impl Filesystem for Face {
         reply: ReplyWrite,
     ) {
         let (fh, client) = (fh.0, client(req));
+        let len = data.len();
         let slow = self.vfs.is_slow_write(fh, data, client);
-        match self.vfs.hierarchy().try_lock().filter(|_| !slow) {
+        let free = if slow { None } else { self.vfs.hierarchy().try_lock() };
+        match free {
             Some(locked) => {
-                reply_written(reply, data.len(), self.vfs.write(&locked, fh, data, client));
+                let done = self.vfs.write(&locked, fh, data, client);
                 drop(locked);
+                reply_written(reply, len, done);
                 self.housekeeper.look(&self.vfs);
             }
             None => {
-                let (data, housekeeper) = (data.to_vec(), self.housekeeper.clone());
+                let data = data[..len.min(MAX_COMMAND)].to_vec();
+                let housekeeper = self.housekeeper.clone();
                 self.defer(&self.writes, move |vfs| {
                     let done = vfs.write(&vfs.hierarchy().lock(), fh, &data, client);
-                    reply_written(reply, data.len(), done);
+                    reply_written(reply, len, done);
                     housekeeper.look(vfs);
                 });
             }

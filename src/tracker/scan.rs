@@ -29,8 +29,11 @@ const ALLOC_TIME: Duration = Duration::from_micros(500);
 /// How long a task that has gone to the root group is remembered for its children's sake.
 const RELEASED_TIME: Duration = Duration::from_secs(1);
 
+/// When more pids than this have been taken, all tasks are listed instead.
+const MANY_PIDS: Tid = 50_000;
+
 /// So many of the last pids may belong to forks that were under way when nobody had been looking.
-const IN_FLIGHT: Tid = 32;
+const IN_FLIGHT: usize = 32;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -41,8 +44,8 @@ pub struct Scan {
     /// Newborns without a creator among the members are remembered in `held`, with their processes.
     hold: bool,
     held: Vec<(Tid, Tid)>,
-    /// Tasks that have gone to the root group lately.
-    released: Vec<(Task, Instant)>,
+    /// Processes of which a thread has gone to the root group lately, with that thread.
+    released: FxHashMap<Tid, (Task, Instant)>,
     /// All tasks at the last look and when they started, where the machine does not tell its last pid.
     seen: FxHashMap<Tid, u64>,
 }
@@ -51,11 +54,22 @@ impl Scan {
     /// The pids that have been taken since the last look, in their order.
     fn taken(&mut self, machine: &dyn Machine) -> Vec<Tid> {
         let Some(now) = machine.last_pid() else { return self.unseen(machine) };
-        match self.last_pid.replace(now) {
-            Some(then) if then <= now => (then + 1..=now).collect(),
-            Some(then) => (then + 1..machine.pid_max()).chain(1..=now).collect(),
-            None => Vec::new(),
+        let Some(then) = self.last_pid.replace(now) else { return Vec::new() };
+        let laps = |tid: Tid| (tid - then - 1).rem_euclid(machine.pid_max());
+        let count = laps(now) + 1;
+        if then == now {
+            return Vec::new();
         }
+        if count < MANY_PIDS {
+            let wraps = now < then;
+            let first = then + 1..=if wraps { machine.pid_max() - 1 } else { now };
+            return first.chain(1..=if wraps { now } else { 0 }).collect();
+        }
+        // So many that a look at everybody is shorter.
+        let all = machine.processes().into_iter().flat_map(|tgid| machine.threads(tgid).unwrap_or_default());
+        let mut new: Vec<Tid> = all.filter(|tid| laps(*tid) < count).collect();
+        new.sort_unstable_by_key(|tid| laps(*tid));
+        new
     }
 
     /// The same where only a look at everybody can tell.
@@ -77,7 +91,7 @@ impl Scan {
         if let Some(now) = self.last_pid.filter(|now| Some(*now) != before) {
             let since = machine.now();
             let invisible = |tid: &Tid| machine.affinity(*tid).is_err();
-            self.pending = ((now - IN_FLIGHT).max(1)..=now).filter(invisible).map(|tid| (tid, since)).collect();
+            self.pending = ((now - IN_FLIGHT as Tid).max(1)..=now).filter(invisible).map(|tid| (tid, since)).collect();
         }
     }
 }
@@ -111,11 +125,22 @@ fn creator<'m>(
     if thread.is_some() {
         return thread;
     }
-    let in_root = |tid: &Tid| *tid != tgid && members.get(*tid).is_none() && !newborn.contains(tid);
+    // Pids ascend: one that follows the child's is younger.
+    let older = |tid: Tid| (tid - child).rem_euclid(machine.pid_max()) > machine.pid_max() / 2;
+    let in_root = |tid: &Tid| *tid != tgid && members.get(*tid).is_none() && older(*tid) && !newborn.contains(tid);
     if !together && others().filter(in_root).any(alike) {
         return None;
     }
     if leader_alive { leader } else { Some(first) }
+}
+
+/// The thread that has gone to the root group while `child` was born of its process: no thread that is there has the child's CPUs.
+fn released_creator<'r>(machine: &dyn Machine, released: &'r FxHashMap<Tid, (Task, Instant)>, tgid: Tid, child: Tid) -> Option<&'r Task> {
+    let (task, _) = released.get(&tgid)?;
+    let mask = machine.affinity(child).ok()?;
+    let has_them = |tid| tid != child && machine.affinity(tid).as_ref() == Ok(&mask);
+    let inherited = machine.threads(tgid).ok()?.into_iter().any(has_them);
+    (!inherited).then_some(task)
 }
 
 /// Puts a task that has just been found into its creator's group, if that is known.
@@ -123,7 +148,7 @@ fn born(
     machine: &dyn Machine,
     members: &mut Members,
     fork: &dyn Fork,
-    (newborn, released): (&[Tid], &[(Task, Instant)]),
+    (newborn, released): (&[Tid], &FxHashMap<Tid, (Task, Instant)>),
     tid: Tid,
     info: &TaskInfo,
 ) -> bool {
@@ -136,7 +161,7 @@ fn born(
     let is_thread = info.tgid != tid;
     let parent = if is_thread { info.tgid } else { info.ppid };
     let creator = creator(machine, members, newborn, (parent, tid, is_thread));
-    let creator = creator.or_else(|| released.iter().rev().map(|(task, _)| task).find(|task| task.tgid == parent));
+    let creator = creator.or_else(|| released_creator(machine, released, parent, tid));
     let Some(creator) = creator else { return false };
     let state = fork.fork(tid, creator);
     let cgroup = creator.cgroup;
@@ -178,6 +203,8 @@ fn alive(machine: &dyn Machine, task: &Task) -> bool {
 
 impl Tracker for Scan {
     fn sync(&mut self, machine: &dyn Machine, members: &mut Members, fork: &dyn Fork) {
+        let now = machine.now();
+        self.released.retain(|_, (_, since)| now.saturating_duration_since(*since) < RELEASED_TIME);
         if members.is_empty() && self.released.is_empty() && !self.hold {
             self.start(machine);
             return;
@@ -187,8 +214,6 @@ impl Tracker for Scan {
         if taken.is_empty() && self.pending.is_empty() {
             return;
         }
-        let now = machine.now();
-        self.released.retain(|(_, since)| now.saturating_duration_since(*since) < RELEASED_TIME);
         // The older ones first: a child's parent has a place before the child is looked up.
         let mut newborn = std::mem::take(&mut self.pending);
         let again = newborn.len();
@@ -208,7 +233,9 @@ impl Tracker for Scan {
                         self.held.push((tid, info.tgid));
                     }
                 }
-                Err(_) if age < ALLOC_TIME || age < FORK_TIME && machine.is_taken(tid) => self.pending.push((tid, since)),
+                Err(_) if age < FORK_TIME && machine.is_taken(tid) => self.pending.push((tid, since)),
+                // Only the last ones can be between counting as the last pid and being taken.
+                Err(_) if age < ALLOC_TIME && i + IN_FLIGHT >= tids.len() => self.pending.push((tid, since)),
                 Err(_) => {}
             }
         }
@@ -246,7 +273,7 @@ impl Tracker for Scan {
     }
 
     fn released(&mut self, machine: &dyn Machine, task: &Task) {
-        self.released.push((task.clone(), machine.now()));
+        self.released.insert(task.tgid, (task.clone(), machine.now()));
     }
 
     fn births_since(&self, machine: &dyn Machine) -> bool {
@@ -255,12 +282,15 @@ impl Tracker for Scan {
     }
 
     fn live_member(&mut self, machine: &dyn Machine, members: &mut Members, id: CgroupId) -> Option<Task> {
-        loop {
-            let task = members.of_group(id).next()?.clone();
-            if alive(machine, &task) {
-                return Some(task);
+        let mut dead = Vec::new();
+        let is_alive = |task: &&Task| {
+            alive(machine, task) || {
+                dead.push(task.tid);
+                false
             }
-            members.exited(task.tid);
-        }
+        };
+        let found = members.of_group(id).find(is_alive).cloned();
+        dead.into_iter().for_each(|tid| members.exited(tid));
+        found
     }
 }

@@ -18,6 +18,7 @@ use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 /// An inode number: the group's serial number and the row of the file in the table. Never used again.
@@ -89,7 +90,7 @@ pub struct Dirent {
 
 /// What a descriptor of a client stands for.
 enum Handle {
-    File { ino: Ino, opener_uid: u32, opener_caps: u64, text: Mutex<Snapshot> },
+    File { ino: Ino, opener_uid: u32, opener_caps: u64, read: AtomicBool, text: Mutex<Snapshot> },
     Dir { ino: Ino, entries: Mutex<Arc<Vec<Dirent>>> },
 }
 
@@ -99,8 +100,6 @@ struct Snapshot {
     text: Vec<u8>,
     /// Where the last read ended; a read elsewhere shows new content.
     next: u64,
-    /// Something has been read.
-    read: bool,
 }
 
 /// A hierarchy as a tree of files.
@@ -272,7 +271,7 @@ impl Vfs {
         let decide = self.file(slot).is_some_and(|file| file.cft.flags.contains(CftFlags::OPENER_CAPABLE));
         let caller = if decide { self.hierarchy.machine().caller(client.tid).ok() } else { None };
         let opener_caps = caller.map_or(0, |caller| caller.creds.cap_effective);
-        Ok(self.add_handle(Handle::File { ino, opener_uid: client.uid, opener_caps, text: Mutex::default() }))
+        Ok(self.add_handle(Handle::File { ino, opener_uid: client.uid, opener_caps, read: AtomicBool::new(false), text: Mutex::default() }))
     }
 
     /// Opens a group for listing it.
@@ -336,7 +335,7 @@ impl Vfs {
     /// ENODEV if the group has been removed.
     pub fn read(&self, fh: u64, offset: u64, size: usize, client: Client) -> Result<Vec<u8>> {
         let handle = self.handle(fh)?;
-        let Handle::File { ino, text, .. } = &*handle else { return Err(Error::Invalid) };
+        let Handle::File { ino, text, read, .. } = &*handle else { return Err(Error::Invalid) };
         let mut snapshot = text.lock();
         let again = offset == 0 || offset != snapshot.next;
         // What has been shown in part is shown to its end, even if the group has been removed.
@@ -350,13 +349,18 @@ impl Vfs {
         let end = snapshot.text.len().min(start.saturating_add(size));
         let data = snapshot.text[start..end].to_vec();
         snapshot.next = offset + data.len() as u64;
-        snapshot.read |= !snapshot.text.is_empty();
+        if data.is_empty() {
+            // The end has been seen.
+            snapshot.text = Vec::new();
+        } else {
+            read.store(true, Ordering::Relaxed);
+        }
         Ok(data)
     }
 
     /// Whether a file has been read through this descriptor: before that, poll(2) takes its content for news (`kernfs_generic_poll`).
     pub fn has_been_read(&self, fh: u64) -> bool {
-        self.handle(fh).is_ok_and(|handle| matches!(&*handle, Handle::File { text, .. } if text.lock().read))
+        self.handle(fh).is_ok_and(|handle| matches!(&*handle, Handle::File { read, .. } if read.load(Ordering::Relaxed)))
     }
 
     fn show(&self, ino: Ino, client: Client) -> Result<Vec<u8>> {
@@ -366,8 +370,10 @@ impl Vfs {
             Show::Number(show) => Ok(format!("{}\n", show(&self.hierarchy.tree(), id)).into_bytes()),
             Show::Text(show) => Ok(show(&self.hierarchy.tree(), id)),
             Show::Members(ids) => {
-                let caller = self.callers.get(self.hierarchy.machine(), client);
-                self.hierarchy.show_members(id, ids, caller.ok().and_then(|caller| caller.pid_ns).as_ref())
+                // Who is not visible from here is shown our numbers.
+                let visible = client.tid != 0;
+                let pid_ns = if visible { self.callers.get(self.hierarchy.machine(), client)?.pid_ns } else { None };
+                self.hierarchy.show_members(id, ids, pid_ns.as_ref())
             }
         }
     }
@@ -378,12 +384,16 @@ impl Vfs {
         let Handle::File { ino, .. } = &*handle else { return false };
         let (id, slot) = locate(*ino);
         match self.file(slot).map(|file| file.cft.store) {
-            Some(Store::Attach(Ids::Processes)) => match parse::pid(data) {
-                Ok(0) => self.hierarchy.is_large_process(client.tid),
-                Ok(tid) => self.hierarchy.is_large_process(tid),
-                Err(_) => false,
-            },
-            Some(Store::Text(_)) => self.hierarchy.is_large(id),
+            Some(Store::Attach(ids)) => {
+                let foreign = self.callers.get(self.hierarchy.machine(), client).is_ok_and(|caller| caller.pid_ns.is_some());
+                let tid = match parse::pid(data) {
+                    Ok(0) => client.tid,
+                    Ok(tid) => tid,
+                    Err(_) => return false,
+                };
+                foreign || ids == Ids::Processes && self.hierarchy.is_large_process(tid) || id != ROOT && self.hierarchy.is_slow(id)
+            }
+            Some(Store::Text(_)) => self.hierarchy.is_slow(id),
             _ => false,
         }
     }
@@ -407,7 +417,7 @@ impl Vfs {
         }
         let text = data.split(|&c| c == 0).next().unwrap_or_default();
         let caller = || self.callers.get(self.hierarchy.machine(), client);
-        let writer = Writer { opener_uid: *opener_uid, opener_caps: *opener_caps, uid: client.uid, tid: client.tid, caller: &caller };
+        let writer = Writer { opener_uid: *opener_uid, opener_caps: *opener_caps, tid: client.tid, caller: &caller };
         let done = match file.cft.store {
             Store::None => Err(Error::Invalid),
             Store::U64(store) => parse::u64(text).and_then(|value| store(locked, id, value)),
@@ -417,7 +427,8 @@ impl Vfs {
         };
         if let Err(error) = done {
             let path = locked.tree().path(id);
-            log::info!("{}: {} <- {:?}: {error}", String::from_utf8_lossy(&path), file.name, String::from_utf8_lossy(text));
+            let shown = text[..text.len().min(64)].escape_ascii();
+            log::debug!("{}: {} <- '{shown}': {error}", path.escape_ascii(), file.name);
         }
         done
     }
