@@ -12,8 +12,13 @@ use crate::sys::{CAP_SYS_NICE, Errno, Machine, Tid};
 use bitflags::bitflags;
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
+use smallvec::SmallVec;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Builder;
+use std::time::{Duration, Instant};
+
+/// How long after a change of its creator a child that was being born then may be found.
+const BIRTH: Duration = Duration::from_secs(1);
 
 /// Fewer tasks than this are not worth a thread of their own.
 const CHUNK: usize = 128;
@@ -100,15 +105,15 @@ pub struct TaskCpus {
     user: Option<Bitmap>,
     /// What it was given last.
     applied: Bitmap,
-    /// What it had before that: a child that was being born meanwhile still has it.
-    previous: Option<Bitmap>,
+    /// What it had before that, lately: a child that was being born meanwhile still has one of these.
+    previous: SmallVec<[(Bitmap, Instant); 1]>,
 }
 
 impl TaskCpus {
     /// A thread that comes from the root group: it may have asked for what it has. What it has of CPUs that are offline does
     /// not show: as if it had been given nothing yet.
     fn entering(current: &Bitmap, root: &Bitmap) -> Self {
-        Self { user: (current != root).then(|| current.clone()), applied: Bitmap::new(), previous: None }
+        Self { user: (current != root).then(|| current.clone()), applied: Bitmap::new(), previous: SmallVec::new() }
     }
 
     /// Takes note of what a thread in a group with `cpus` has asked for, which shows in its affinity.
@@ -149,8 +154,16 @@ impl TaskCpus {
             false if !before.is_empty() && *current != before && before.and(&machine.online_cpus()) == *current => before.clone(),
             false => current.clone(),
         };
-        self.previous = Some(before);
+        let now = machine.now();
+        self.previous.retain(|(_, since)| now.saturating_duration_since(*since) < BIRTH);
+        self.previous.push((before, now));
         Ok(Some(had))
+    }
+
+    /// Whether it had this affinity lately.
+    fn had_lately(&self, machine: &dyn Machine, cpus: &Bitmap) -> bool {
+        let now = machine.now();
+        self.previous.iter().any(|(mask, since)| mask == cpus && now.saturating_duration_since(*since) < BIRTH)
     }
 }
 
@@ -459,7 +472,7 @@ fn fork(machine: &dyn Machine, tree: &Tree, id: CgroupId, child: Tid, state: &mu
     let state = &mut state.cpuset;
     let (Ok(current), Ok(css), Ok(root)) = (machine.affinity(child), css(tree, id), css(tree, ROOT)) else { return };
     // Born just before its creator was changed, it has what its creator had before and has no more.
-    let stale = |creator| state.previous.as_ref() == Some(&current) && machine.affinity(creator).as_ref() != Ok(&current);
+    let stale = |creator| state.had_lately(machine, &current) && machine.affinity(creator).as_ref() != Ok(&current);
     if creator.is_some_and(|creator| !stale(creator)) {
         state.observe(machine, &current, &css.cpus, &root.cpus);
     }
@@ -468,7 +481,7 @@ fn fork(machine: &dyn Machine, tree: &Tree, id: CgroupId, child: Tid, state: &mu
     if let Err(errno) = state.set(machine, child, &current, wanted) {
         log::info!("child {child} keeps CPUs {current}: {errno}");
     }
-    state.previous = None;
+    state.previous.clear();
 }
 
 /// `cpuset_hotplug_workfn` with v1's rules: what is lost is lost for good, and tasks of a group that has nothing left go up.

@@ -96,6 +96,11 @@ impl Scan {
     }
 }
 
+/// Whether a task was there before another, as far as pids can tell: they ascend, and wrap around.
+fn is_older(machine: &dyn Machine, tid: Tid, than: Tid) -> bool {
+    tid != than && (tid - than).rem_euclid(machine.pid_max()) > machine.pid_max() / 2
+}
+
 /// The thread of process `tgid` that has created `child`, if it is in a group. Those of `newborn` may not have a place yet.
 fn creator<'m>(
     machine: &dyn Machine,
@@ -125,9 +130,7 @@ fn creator<'m>(
     if thread.is_some() {
         return thread;
     }
-    // Pids ascend: one that follows the child's is younger.
-    let older = |tid: Tid| (tid - child).rem_euclid(machine.pid_max()) > machine.pid_max() / 2;
-    let in_root = |tid: &Tid| *tid != tgid && members.get(*tid).is_none() && older(*tid) && !newborn.contains(tid);
+    let in_root = |tid: &Tid| *tid != tgid && members.get(*tid).is_none() && is_older(machine, *tid, child) && !newborn.contains(tid);
     if !together && others().filter(in_root).any(alike) {
         return None;
     }
@@ -135,10 +138,16 @@ fn creator<'m>(
 }
 
 /// The thread that has gone to the root group while `child` was born of its process: no thread that is there has the child's CPUs.
-fn released_creator<'r>(machine: &dyn Machine, released: &'r FxHashMap<Tid, (Task, Instant)>, tgid: Tid, child: Tid) -> Option<&'r Task> {
+fn released_creator<'r>(
+    machine: &dyn Machine,
+    released: &'r FxHashMap<Tid, (Task, Instant)>,
+    newborn: &[Tid],
+    tgid: Tid,
+    child: Tid,
+) -> Option<&'r Task> {
     let (task, _) = released.get(&tgid)?;
     let mask = machine.affinity(child).ok()?;
-    let has_them = |tid| tid != child && machine.affinity(tid).as_ref() == Ok(&mask);
+    let has_them = |tid| is_older(machine, tid, child) && !newborn.contains(&tid) && machine.affinity(tid).as_ref() == Ok(&mask);
     let inherited = machine.threads(tgid).ok()?.into_iter().any(has_them);
     (!inherited).then_some(task)
 }
@@ -161,7 +170,7 @@ fn born(
     let is_thread = info.tgid != tid;
     let parent = if is_thread { info.tgid } else { info.ppid };
     let creator = creator(machine, members, newborn, (parent, tid, is_thread));
-    let creator = creator.or_else(|| released_creator(machine, released, parent, tid));
+    let creator = creator.or_else(|| released_creator(machine, released, newborn, parent, tid));
     let Some(creator) = creator else { return false };
     let state = fork.fork(tid, creator);
     let cgroup = creator.cgroup;
