@@ -16,7 +16,7 @@
 
 use super::{Fork, Tracker};
 use crate::cgroup::{CgroupId, Members, Task};
-use crate::sys::{Machine, TaskInfo, Tid};
+use crate::sys::{Errno, Machine, Tid};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::time::{Duration, Instant};
 
@@ -35,12 +35,25 @@ const MANY_PIDS: Tid = 50_000;
 /// So many of the last pids may belong to forks that were under way when nobody had been looking.
 const IN_FLIGHT: usize = 32;
 
+/// So many processes that make threads are remembered.
+const MAKERS: usize = 4;
+
+/// A task that has just been found. When it started is not known of a thread of a process known for making threads.
+struct Newborn {
+    tgid: Tid,
+    ppid: Tid,
+    zombie: bool,
+    start_time: Option<u64>,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Scan {
     last_pid: Option<Tid>,
     /// Pids without a task that a fork under way may have, and since when.
     pending: Vec<(Tid, Instant)>,
+    /// The processes that have made threads lately, the last one first.
+    makers: Vec<Tid>,
     /// Newborns without a creator among the members are remembered in `held`, with their processes.
     hold: bool,
     held: Vec<(Tid, Tid)>,
@@ -81,6 +94,20 @@ impl Scan {
         new.sort_unstable();
         self.seen = all;
         new.into_iter().map(|(_, tid)| tid).collect()
+    }
+
+    /// What there is to know of a newborn. Of another thread of a process that makes threads that is no more than the process: to
+    /// ask /proc of a thread that is just dying can take the time of a whole storm (the kernel's `d_invalidate`).
+    fn look_up(&mut self, machine: &dyn Machine, tid: Tid) -> Result<Newborn, Errno> {
+        if let Some(tgid) = self.makers.iter().copied().find(|tgid| *tgid != tid && machine.is_thread_of(*tgid, tid)) {
+            return Ok(Newborn { tgid, ppid: 0, zombie: false, start_time: None });
+        }
+        let info = machine.task(tid)?;
+        if info.tgid != tid {
+            self.makers.insert(0, info.tgid);
+            self.makers.truncate(MAKERS);
+        }
+        Ok(Newborn { tgid: info.tgid, ppid: info.ppid, zombie: info.zombie, start_time: Some(info.start_time) })
     }
 
     /// Forgets all history: what exists now is where `members` says, and what is being born is not yet.
@@ -159,10 +186,10 @@ fn born(
     fork: &dyn Fork,
     (newborn, released): (&[Tid], &FxHashMap<Tid, (Task, Instant)>),
     tid: Tid,
-    info: &TaskInfo,
+    info: &Newborn,
 ) -> bool {
     match members.get(tid) {
-        Some(known) if known.start_time == Some(info.start_time) => return true,
+        Some(known) if info.start_time.is_some() && known.start_time == info.start_time => return true,
         // The pid of a dead member, used again: nobody is placed before his birth has been looked for.
         Some(_) => members.exited(tid),
         None => {}
@@ -174,7 +201,7 @@ fn born(
     let Some(creator) = creator else { return false };
     let state = fork.fork(tid, creator);
     let cgroup = creator.cgroup;
-    members.place(Task { tid, tgid: info.tgid, start_time: Some(info.start_time), cgroup, state });
+    members.place(Task { tid, tgid: info.tgid, start_time: info.start_time, cgroup, state });
     true
 }
 
@@ -235,7 +262,7 @@ impl Tracker for Scan {
             }
             let age = now.saturating_duration_since(since);
             // Far cheaper than /proc for the many that are dead already.
-            match machine.affinity(tid).and_then(|_| machine.task(tid)) {
+            match machine.affinity(tid).and_then(|_| self.look_up(machine, tid)) {
                 Ok(info) if info.zombie => members.exited(tid),
                 Ok(info) => {
                     if !born(machine, members, fork, (&tids[i..], &self.released), tid, &info) && self.hold {
