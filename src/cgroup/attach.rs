@@ -143,7 +143,8 @@ impl Migration<'_, '_> {
         locked.hierarchy.subsys.iter().for_each(|ss| (ss.attach)(locked, self.to, &self.done));
         if self.to == ROOT {
             let mut css_set = locked.hierarchy.css_set_lock.lock();
-            self.done.iter().for_each(|change| css_set.tracker.released(locked.machine(), &change.task));
+            // The first ones have really had other CPUs; one born on the way may have had none of its own.
+            self.done.iter().rev().for_each(|change| css_set.tracker.released(locked.machine(), &change.task));
         }
     }
 }
@@ -270,7 +271,12 @@ impl Locked<'_> {
         // Threads created meanwhile: again until there is none.
         for round in 1..=MAX_ROUNDS {
             let Some(tgid) = process else { break };
-            let found = self.hierarchy.css_set_lock.lock().tracker.look_again(tgid);
+            // Newborns whose creators were not known then, and those that somebody else has found in the old group meanwhile.
+            let found = {
+                let mut css_set = self.hierarchy.css_set_lock.lock();
+                let CssSet { members, tracker, .. } = &mut *css_set;
+                tracker.look_again(tgid) | members.of_process(tgid).any(|task| task.cgroup != to)
+            };
             if !found && !self.hierarchy.births_since_sync() {
                 break;
             }

@@ -25,10 +25,14 @@ struct Seen {
 }
 
 impl World {
-    fn new(creators: &[i32], with_root: bool) -> World {
+    fn new(leader: i32, creators: &[i32], with_root: bool) -> World {
         let mount = Mount::new();
         let mut places = vec![(mount.dir().to_owned(), vec![0, 1])];
         places.extend([("x", 0), ("y", 1)].map(|(name, cpu)| (group(mount.dir(), name, &cpu.to_string()), vec![cpu])));
+        // The leader adopts the children of threads that exit.
+        if !with_root {
+            write(places[1].0.join("tasks"), leader.to_string()).expect("attach");
+        }
         let mut history = HashMap::new();
         for (i, tid) in creators.iter().enumerate() {
             let place = if with_root { 0 } else { 1 + i % 2 };
@@ -96,7 +100,7 @@ fn run(kind: char, creators: usize, rounds: usize, with_root: bool) -> Seen {
     let (mut random, mut seen) = (Random::new(), Seen::default());
     let mut storm = Storm::new(kind, creators, 6);
     let tids = storm.creators();
-    let mut world = World::new(&tids, with_root);
+    let mut world = World::new(storm.pid(), &tids, with_root);
     for round in 0..rounds {
         if seen.never.len() > 2 {
             break;
