@@ -1,8 +1,8 @@
 //! Model layer: moving tasks. Three phases as in the kernel (`cgroup_attach_task`): all controllers are asked,
 //! all controllers take effect, the move is final. All or none, over all threads and all controllers.
 
-use super::{Cgroup, CgroupId, CssSet, Hierarchy, Locked, Members, ROOT, SETTLE, Task, Writer, parse};
-use crate::controllers::{Ids, TaskState};
+use super::{Cgroup, CgroupId, CssSet, Hierarchy, Locked, ROOT, SETTLE, Task, Writer, parse};
+use crate::controllers::Ids;
 use crate::error::{Error, Result};
 use crate::sys::{TaskFlags, TaskInfo, Tid};
 use parking_lot::MutexGuard;
@@ -35,14 +35,16 @@ impl Change {
 
     /// The change that takes a thread to a group; `None` if it is there already or dead. Of a thread that is not the main one
     /// of its process nothing need be known.
-    fn migration(members: &Members, tid: Tid, tgid: Tid, info: Option<TaskInfo>, to: CgroupId) -> Option<Self> {
+    fn migration(locked: &Locked<'_>, css_set: &CssSet, (tid, tgid): (Tid, Tid), info: Option<TaskInfo>, to: CgroupId) -> Option<Self> {
+        let CssSet { members, tracker, .. } = css_set;
         let known = members.get(tid).cloned();
         let from = known.as_ref().map_or(ROOT, |task| task.cgroup);
         if from == to || info.is_some_and(|info| info.zombie) {
             return None;
         }
         let start_time = info.map(|info| info.start_time);
-        let task = known.unwrap_or_else(|| Task { tid, tgid, start_time, cgroup: ROOT, state: TaskState::default() });
+        let state = || tracker.maker_state(locked.machine(), tgid, tid).unwrap_or_default();
+        let task = known.unwrap_or_else(|| Task { tid, tgid, start_time, cgroup: ROOT, state: state() });
         Some(Self { task: Task { cgroup: to, ..task }, from, undo: None, gone: false })
     }
 }
@@ -200,7 +202,7 @@ impl Locked<'_> {
         }
         let tgid = known.or(info.map(|info| info.tgid)).unwrap_or(tid);
         self.may_move(writer, if ids == Ids::Processes { tgid } else { tid })?;
-        let thread = Change::migration(&css_set.members, tid, tgid, info, to);
+        let thread = Change::migration(self, &css_set, (tid, tgid), info, to);
         drop(css_set);
         let changes = match ids {
             Ids::Threads => thread.into_iter().collect(),
@@ -243,16 +245,29 @@ impl Locked<'_> {
         }
     }
 
+    /// The threads of a process. The list ends early when the thread at which a part of it ended has exited before the next part was
+    /// read: it is short then, and made again.
+    fn list_threads(&self, tgid: Tid) -> Result<Vec<Tid>> {
+        let mut threads = self.machine().threads(tgid)?;
+        for _ in 0..MAX_ROUNDS {
+            if threads.len() >= self.machine().thread_count(tgid)? {
+                break;
+            }
+            threads = self.machine().threads(tgid)?;
+        }
+        Ok(threads)
+    }
+
     /// The changes that take all threads of a process to a group.
     fn changes_of_process(&self, tgid: Tid, to: CgroupId) -> Result<Vec<Change>> {
         let css_set = self.hierarchy.sync();
         let members = &css_set.members;
         if members.is_complete(tgid) && self.machine().thread_count(tgid)? == members.count_process(tgid) {
-            return Ok(members.of_process(tgid).filter_map(|task| Change::migration(members, task.tid, tgid, None, to)).collect());
+            return Ok(members.of_process(tgid).filter_map(|task| Change::migration(self, &css_set, (task.tid, tgid), None, to)).collect());
         }
         let known: Vec<Tid> = members.of_process(tgid).map(|task| task.tid).collect();
         drop(css_set);
-        let threads = self.machine().threads(tgid)?;
+        let threads = self.list_threads(tgid)?;
         // Who is in the list was born before this look, and who was known before and is not in it is dead.
         let mut css_set = self.hierarchy.sync();
         let members = &mut css_set.members;
@@ -260,7 +275,7 @@ impl Locked<'_> {
         known.into_iter().filter(|tid| !alive.contains(tid)).for_each(|tid| members.exited(tid));
         let change = |tid| {
             let info = if tid == tgid { Some(self.machine().task(tid).ok()?) } else { None };
-            Change::migration(members, tid, tgid, info, to)
+            Change::migration(self, &css_set, (tid, tgid), info, to)
         };
         Ok(threads.into_iter().filter_map(change).collect())
     }

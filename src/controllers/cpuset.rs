@@ -434,7 +434,10 @@ fn prepare_attach(locked: &Locked<'_>, to: CgroupId, changes: &mut [Change]) -> 
     drop(tree);
     let moved = for_each_task(machine, changes, |change, current| {
         let state = &mut change.task.state.cpuset;
-        if change.from == ROOT {
+        if change.from == ROOT && state.had_lately(machine, current) {
+            // Born on its creator's way to the root, with what he had before: it has asked for nothing.
+            *state = TaskCpus { user: state.user.take(), ..TaskCpus::default() };
+        } else if change.from == ROOT {
             *state = TaskCpus::entering(current, &root);
         } else if let Some((_, from)) = sources.iter().find(|(id, _)| *id == change.from) {
             state.observe(machine, current, from, &root);

@@ -32,6 +32,9 @@ pub trait Tracker: Send {
     /// A task has gone to the root group. Children that were born on the way still have to be told.
     fn released(&mut self, machine: &dyn Machine, task: &Task);
 
+    /// The state of whoever may have created this thread of the root group on his way there: it may still have his CPUs.
+    fn maker_state(&self, machine: &dyn Machine, tgid: Tid, tid: Tid) -> Option<TaskState>;
+
     /// Whether any task may have been born since the last `sync`: false only if certainly none has.
     fn births_since(&self, machine: &dyn Machine) -> bool;
 

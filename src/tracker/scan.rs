@@ -16,6 +16,7 @@
 
 use super::{Fork, Tracker};
 use crate::cgroup::{CgroupId, Members, Task};
+use crate::controllers::TaskState;
 use crate::sys::{Errno, Machine, Tid};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::time::{Duration, Instant};
@@ -46,6 +47,14 @@ struct Newborn {
     start_time: Option<u64>,
 }
 
+/// A thread that has gone to the root group, when, and the last pid then.
+#[derive(Debug)]
+struct Released {
+    task: Task,
+    since: Instant,
+    last_pid: Option<Tid>,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Scan {
@@ -58,7 +67,7 @@ pub struct Scan {
     hold: bool,
     held: Vec<(Tid, Tid)>,
     /// Processes of which a thread has gone to the root group lately, with that thread.
-    released: FxHashMap<Tid, (Task, Instant)>,
+    released: FxHashMap<Tid, Released>,
     /// All tasks at the last look and when they started, where the machine does not tell its last pid.
     seen: FxHashMap<Tid, u64>,
 }
@@ -167,12 +176,12 @@ fn creator<'m>(
 /// The thread that has gone to the root group while `child` was born of its process: no thread that is there has the child's CPUs.
 fn released_creator<'r>(
     machine: &dyn Machine,
-    released: &'r FxHashMap<Tid, (Task, Instant)>,
+    released: &'r FxHashMap<Tid, Released>,
     newborn: &[Tid],
     tgid: Tid,
     child: Tid,
 ) -> Option<&'r Task> {
-    let (task, _) = released.get(&tgid)?;
+    let task = &released.get(&tgid)?.task;
     let mask = machine.affinity(child).ok()?;
     let has_them = |tid| is_older(machine, tid, child) && !newborn.contains(&tid) && machine.affinity(tid).as_ref() == Ok(&mask);
     let inherited = machine.threads(tgid).ok()?.into_iter().any(has_them);
@@ -184,7 +193,7 @@ fn born(
     machine: &dyn Machine,
     members: &mut Members,
     fork: &dyn Fork,
-    (newborn, released): (&[Tid], &FxHashMap<Tid, (Task, Instant)>),
+    (newborn, released): (&[Tid], &FxHashMap<Tid, Released>),
     tid: Tid,
     info: &Newborn,
 ) -> bool {
@@ -240,7 +249,7 @@ fn alive(machine: &dyn Machine, task: &Task) -> bool {
 impl Tracker for Scan {
     fn sync(&mut self, machine: &dyn Machine, members: &mut Members, fork: &dyn Fork) {
         let now = machine.now();
-        self.released.retain(|_, (_, since)| now.saturating_duration_since(*since) < RELEASED_TIME);
+        self.released.retain(|_, released| now.saturating_duration_since(released.since) < RELEASED_TIME);
         if members.is_empty() && self.released.is_empty() && !self.hold {
             self.start(machine);
             return;
@@ -252,6 +261,7 @@ impl Tracker for Scan {
         }
         // The older ones first: a child's parent has a place before the child is looked up.
         let mut newborn = std::mem::take(&mut self.pending);
+        let nobody = FxHashMap::default();
         let again = newborn.len();
         newborn.extend(taken.into_iter().map(|tid| (tid, now)));
         let tids: Vec<Tid> = newborn.iter().map(|(tid, _)| *tid).collect();
@@ -265,7 +275,9 @@ impl Tracker for Scan {
             match machine.affinity(tid).and_then(|_| self.look_up(machine, tid)) {
                 Ok(info) if info.zombie => members.exited(tid),
                 Ok(info) => {
-                    if !born(machine, members, fork, (&tids[i..], &self.released), tid, &info) && self.hold {
+                    // While tasks are on their way, who has been released is not known yet.
+                    let released = if self.hold { &nobody } else { &self.released };
+                    if !born(machine, members, fork, (&tids[i..], released), tid, &info) && self.hold {
                         self.held.push((tid, info.tgid));
                     }
                 }
@@ -309,7 +321,15 @@ impl Tracker for Scan {
     }
 
     fn released(&mut self, machine: &dyn Machine, task: &Task) {
-        self.released.insert(task.tgid, (task.clone(), machine.now()));
+        let last_pid = self.last_pid.map(|pid| (pid - IN_FLIGHT as Tid).max(1));
+        self.released.insert(task.tgid, Released { task: task.clone(), since: machine.now(), last_pid });
+    }
+
+    fn maker_state(&self, machine: &dyn Machine, tgid: Tid, tid: Tid) -> Option<TaskState> {
+        let released = self.released.get(&tgid)?;
+        // Who was there long before is no child of that time.
+        let young = released.last_pid.is_none_or(|then| is_older(machine, then, tid));
+        young.then(|| released.task.state.clone())
     }
 
     fn births_since(&self, machine: &dyn Machine) -> bool {
