@@ -245,17 +245,20 @@ impl Locked<'_> {
         }
     }
 
-    /// The threads of a process. The list ends early when the thread at which a part of it ended has exited before the next part was
-    /// read: it is short then, and made again.
-    fn list_threads(&self, tgid: Tid) -> Result<Vec<Tid>> {
-        let mut threads = self.machine().threads(tgid)?;
+    /// The threads of a process, and perhaps some that have just died. A list of a process whose threads come and go may end early:
+    /// it is made again until there is nothing new in it.
+    fn list_threads(&self, tgid: Tid) -> Result<FxHashSet<Tid>> {
+        let mut all = FxHashSet::default();
         for _ in 0..MAX_ROUNDS {
-            if threads.len() >= self.machine().thread_count(tgid)? {
+            let before = all.len();
+            let listed = self.machine().threads(tgid)?;
+            let complete = listed.len() == self.machine().thread_count(tgid)? && !self.hierarchy.births_since_sync();
+            all.extend(listed);
+            if complete || all.len() == before {
                 break;
             }
-            threads = self.machine().threads(tgid)?;
         }
-        Ok(threads)
+        Ok(all)
     }
 
     /// The changes that take all threads of a process to a group.
@@ -267,12 +270,17 @@ impl Locked<'_> {
         }
         let known: Vec<Tid> = members.of_process(tgid).map(|task| task.tid).collect();
         drop(css_set);
-        let threads = self.list_threads(tgid)?;
-        // Who is in the list was born before this look, and who was known before and is not in it is dead.
+        let mut threads = self.list_threads(tgid)?;
+        // Who is in the list was born before this look, and who was known before and is not in it is most likely dead.
         let mut css_set = self.hierarchy.sync();
         let members = &mut css_set.members;
-        let alive: FxHashSet<Tid> = threads.iter().copied().collect();
-        known.into_iter().filter(|tid| !alive.contains(tid)).for_each(|tid| members.exited(tid));
+        for tid in known {
+            if !threads.contains(&tid) && !self.machine().is_thread_of(tgid, tid) {
+                members.exited(tid);
+            } else {
+                threads.insert(tid);
+            }
+        }
         let change = |tid| {
             let info = if tid == tgid { Some(self.machine().task(tid).ok()?) } else { None };
             Change::migration(self, &css_set, (tid, tgid), info, to)

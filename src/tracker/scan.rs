@@ -21,11 +21,12 @@ use crate::sys::{Errno, Machine, Tid};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::time::{Duration, Instant};
 
-/// How long a fork may take between taking a pid and being visible. A dead group leader's pid stays taken longer.
-const FORK_TIME: Duration = Duration::from_millis(200);
+/// How long a fork may take between taking a pid and being visible: on a machine at its limits a creator of low priority waits for
+/// seconds in the middle. A dead group leader's pid stays taken longer.
+const FORK_TIME: Duration = Duration::from_secs(10);
 
 /// How long a pid may take between counting as the last one and being taken: some instructions under a spin lock.
-const ALLOC_TIME: Duration = Duration::from_micros(500);
+const ALLOC_TIME: Duration = Duration::from_millis(2);
 
 /// How long a task that has gone to the root group is remembered for its children's sake.
 const RELEASED_TIME: Duration = Duration::from_secs(1);
@@ -47,10 +48,11 @@ struct Newborn {
     start_time: Option<u64>,
 }
 
-/// A thread that has gone to the root group, when, and the last pid then.
+/// The threads of a process that have gone to the root group: one of them as it was then, all of them, when, and the last pid then.
 #[derive(Debug)]
 struct Released {
     task: Task,
+    tids: FxHashSet<Tid>,
     since: Instant,
     last_pid: Option<Tid>,
 }
@@ -277,7 +279,7 @@ impl Tracker for Scan {
                 Ok(info) => {
                     // While tasks are on their way, who has been released is not known yet.
                     let released = if self.hold { &nobody } else { &self.released };
-                    if !born(machine, members, fork, (&tids[i..], released), tid, &info) && self.hold {
+                    if !born(machine, members, fork, (&tids, released), tid, &info) && self.hold {
                         self.held.push((tid, info.tgid));
                     }
                 }
@@ -322,11 +324,16 @@ impl Tracker for Scan {
 
     fn released(&mut self, machine: &dyn Machine, task: &Task) {
         let last_pid = self.last_pid.map(|pid| (pid - IN_FLIGHT as Tid).max(1));
-        self.released.insert(task.tgid, Released { task: task.clone(), since: machine.now(), last_pid });
+        let mut tids = self.released.remove(&task.tgid).map(|before| before.tids).unwrap_or_default();
+        tids.insert(task.tid);
+        self.released.insert(task.tgid, Released { task: task.clone(), tids, since: machine.now(), last_pid });
     }
 
     fn maker_state(&self, machine: &dyn Machine, tgid: Tid, tid: Tid) -> Option<TaskState> {
         let released = self.released.get(&tgid)?;
+        if released.tids.contains(&tid) {
+            return None;
+        }
         // Who was there long before is no child of that time.
         let young = released.last_pid.is_none_or(|then| is_older(machine, then, tid));
         young.then(|| released.task.state.clone())
