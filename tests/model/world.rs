@@ -14,7 +14,7 @@ use std::time::Duration;
 pub(crate) type Outcome<T = ()> = Result<T, Errno>;
 
 /// Longer than anything that the server does on its own takes to be due.
-pub(crate) const LONG: Duration = Duration::from_secs(2);
+pub(crate) const LONG: Duration = Duration::from_secs(11);
 
 /// The inode of the root group.
 const ROOT_INO: Ino = ROOT + 1;
