@@ -155,7 +155,7 @@ impl TaskCpus {
             false => current.clone(),
         };
         let now = machine.now();
-        self.previous.retain(|(_, since)| now.saturating_duration_since(*since) < BIRTH);
+        self.previous.retain(|(mask, since)| *mask != before && now.saturating_duration_since(*since) < BIRTH);
         self.previous.push((before, now));
         Ok(Some(had))
     }
@@ -398,9 +398,9 @@ fn css_offline(tree: &mut Tree, id: CgroupId) {
     }
 }
 
-/// Pages are moved at once.
+/// Pages are moved at once, where there is another node to move them to.
 fn is_slow(tree: &Tree, id: CgroupId) -> bool {
-    css(tree, id).is_ok_and(|css| css.flags.contains(CsFlags::MEMORY_MIGRATE))
+    css(tree, id).is_ok_and(|css| css.flags.contains(CsFlags::MEMORY_MIGRATE)) && css(tree, ROOT).is_ok_and(|root| root.mems.len() > 1)
 }
 
 /// `cpuset_can_attach`: the cpuset can run tasks, and the writer may set the scheduling of these (`cap_task_setscheduler`).

@@ -125,13 +125,18 @@ impl Scan {
     fn start(&mut self, machine: &dyn Machine) {
         let before = self.last_pid;
         self.taken(machine);
-        self.pending.retain(|(tid, _)| machine.affinity(*tid).is_err());
-        if let Some(now) = self.last_pid.filter(|now| Some(*now) != before) {
-            let since = machine.now();
-            let invisible = |tid: &Tid| machine.affinity(*tid).is_err();
-            self.pending = ((now - IN_FLIGHT as Tid).max(1)..=now).filter(invisible).map(|tid| (tid, since)).collect();
+        let now = machine.now();
+        self.pending.retain(|(tid, since)| may_be_under_way(machine, *tid, now.saturating_duration_since(*since)));
+        if let Some(last) = self.last_pid.filter(|last| Some(*last) != before) {
+            let invisible = |tid: &Tid| may_be_under_way(machine, *tid, Duration::ZERO);
+            self.pending = ((last - IN_FLIGHT as Tid).max(1)..=last).filter(invisible).map(|tid| (tid, now)).collect();
         }
     }
+}
+
+/// Whether a pid that shows no task may belong to a fork that has been under way for so long.
+fn may_be_under_way(machine: &dyn Machine, tid: Tid, age: Duration) -> bool {
+    machine.affinity(tid).is_err() && (age < ALLOC_TIME || age < FORK_TIME && machine.is_taken(tid))
 }
 
 /// Whether a task was there before another, as far as pids can tell: they ascend, and wrap around.
@@ -283,10 +288,13 @@ impl Tracker for Scan {
                         self.held.push((tid, info.tgid));
                     }
                 }
-                Err(_) if age < FORK_TIME && machine.is_taken(tid) => self.pending.push((tid, since)),
                 // Only the last ones can be between counting as the last pid and being taken.
-                Err(_) if age < ALLOC_TIME && i + IN_FLIGHT >= tids.len() => self.pending.push((tid, since)),
-                Err(_) => {}
+                Err(_) => {
+                    let age = if i + IN_FLIGHT >= tids.len() { age } else { age.max(ALLOC_TIME) };
+                    if may_be_under_way(machine, tid, age) {
+                        self.pending.push((tid, since));
+                    }
+                }
             }
         }
     }

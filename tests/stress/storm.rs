@@ -12,10 +12,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::common::{TempDir, can_mount, read, skipped, spawn, try_affinity, write};
 
-/// `short` rounds, or so many times more as the environment says.
-pub(crate) fn rounds(short: usize) -> usize {
-    let factor = std::env::var("CGFUSE_STRESS").ok().and_then(|text| text.parse().ok()).unwrap_or(1.0);
-    ((short as f64 * factor) as usize).max(1)
+/// A third of these rounds, or so many times more than all of them as the environment says.
+pub(crate) fn rounds(full: usize) -> usize {
+    let factor = std::env::var("CGFUSE_STRESS").ok().and_then(|text| text.parse().ok()).unwrap_or(0.34);
+    ((full as f64 * factor) as usize).max(1)
 }
 
 /// The figures of a test, past the harness' capture.
