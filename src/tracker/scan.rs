@@ -25,6 +25,9 @@ use std::time::{Duration, Instant};
 /// seconds in the middle. A dead group leader's pid stays taken longer.
 const FORK_TIME: Duration = Duration::from_secs(10);
 
+/// A fork that has been under way for so long is looked for less and less often.
+const AGED: Duration = Duration::from_millis(5);
+
 /// How long a pid may take between counting as the last one and being taken: some instructions under a spin lock.
 const ALLOC_TIME: Duration = Duration::from_millis(2);
 
@@ -63,6 +66,8 @@ pub struct Scan {
     last_pid: Option<Tid>,
     /// Pids without a task that a fork under way may have, and since when.
     pending: Vec<(Tid, Instant)>,
+    /// Those that have been so for some time, and when to look again: after as long again.
+    aged: Vec<(Tid, Instant, Instant)>,
     /// The processes that have made threads lately, the last one first.
     makers: Vec<Tid>,
     /// Newborns without a creator among the members are remembered in `held`, with their processes.
@@ -79,20 +84,21 @@ impl Scan {
     fn taken(&mut self, machine: &dyn Machine) -> Vec<Tid> {
         let Some(now) = machine.last_pid() else { return self.unseen(machine) };
         let Some(then) = self.last_pid.replace(now) else { return Vec::new() };
-        let laps = |tid: Tid| (tid - then - 1).rem_euclid(machine.pid_max());
-        let count = laps(now) + 1;
         if then == now {
             return Vec::new();
         }
+        let pid_max = machine.pid_max();
+        let distance = |tid: Tid| (tid - then - 1).rem_euclid(pid_max);
+        let count = distance(now) + 1;
         if count < MANY_PIDS {
             let wraps = now < then;
-            let first = then + 1..=if wraps { machine.pid_max() - 1 } else { now };
+            let first = then + 1..=if wraps { pid_max - 1 } else { now };
             return first.chain(1..=if wraps { now } else { 0 }).collect();
         }
         // So many that a look at everybody is shorter.
         let all = machine.processes().into_iter().flat_map(|tgid| machine.threads(tgid).unwrap_or_default());
-        let mut new: Vec<Tid> = all.filter(|tid| laps(*tid) < count).collect();
-        new.sort_unstable_by_key(|tid| laps(*tid));
+        let mut new: Vec<Tid> = all.filter(|tid| distance(*tid) < count).collect();
+        new.sort_unstable_by_key(|tid| distance(*tid));
         new
     }
 
@@ -121,12 +127,24 @@ impl Scan {
         Ok(Newborn { tgid: info.tgid, ppid: info.ppid, zombie: info.zombie, start_time: Some(info.start_time) })
     }
 
+    /// A pid that shows no task: looks again later, if a fork under way may have it.
+    fn wait_for(&mut self, machine: &dyn Machine, tid: Tid, since: Instant, now: Instant, recent: bool) {
+        let age = now.saturating_duration_since(since);
+        // Only one of the last pids can be between counting as the last one and being taken.
+        if !may_be_under_way(machine, tid, if recent { age } else { age.max(ALLOC_TIME) }) {
+            return;
+        }
+        if age < AGED { self.pending.push((tid, since)) } else { self.aged.push((tid, since, now + age)) }
+    }
+
     /// Forgets all history: what exists now is where `members` says, and what is being born is not yet.
     fn start(&mut self, machine: &dyn Machine) {
         let before = self.last_pid;
         self.taken(machine);
         let now = machine.now();
-        self.pending.retain(|(tid, since)| may_be_under_way(machine, *tid, now.saturating_duration_since(*since)));
+        for (tid, since) in std::mem::take(&mut self.pending) {
+            self.wait_for(machine, tid, since, now, true);
+        }
         if let Some(last) = self.last_pid.filter(|last| Some(*last) != before) {
             let invisible = |tid: &Tid| may_be_under_way(machine, *tid, Duration::ZERO);
             self.pending = ((last - IN_FLIGHT as Tid).max(1)..=last).filter(invisible).map(|tid| (tid, now)).collect();
@@ -257,6 +275,8 @@ impl Tracker for Scan {
     fn sync(&mut self, machine: &dyn Machine, members: &mut Members, fork: &dyn Fork) {
         let now = machine.now();
         self.released.retain(|_, released| now.saturating_duration_since(released.since) < RELEASED_TIME);
+        let due = self.aged.extract_if(.., |(_, _, next)| *next <= now).map(|(tid, since, _)| (tid, since));
+        self.pending.extend(due);
         if members.is_empty() && self.released.is_empty() && !self.hold {
             self.start(machine);
             return;
@@ -277,7 +297,6 @@ impl Tracker for Scan {
             if i < again && members.get(tid).is_some() {
                 continue;
             }
-            let age = now.saturating_duration_since(since);
             // Far cheaper than /proc for the many that are dead already.
             match machine.affinity(tid).and_then(|_| self.look_up(machine, tid)) {
                 Ok(info) if info.zombie => members.exited(tid),
@@ -288,13 +307,7 @@ impl Tracker for Scan {
                         self.held.push((tid, info.tgid));
                     }
                 }
-                // Only the last ones can be between counting as the last pid and being taken.
-                Err(_) => {
-                    let age = if i + IN_FLIGHT >= tids.len() { age } else { age.max(ALLOC_TIME) };
-                    if may_be_under_way(machine, tid, age) {
-                        self.pending.push((tid, since));
-                    }
-                }
+                Err(_) => self.wait_for(machine, tid, since, now, i + IN_FLIGHT >= tids.len()),
             }
         }
     }
