@@ -510,3 +510,19 @@ fn root_group_belongs_to_whom_the_options_say() {
         "#,
     );
 }
+
+/// Whoever makes a user namespace has all capabilities in it; the release agent runs with the server's rights.
+#[test]
+fn a_foreign_user_namespace_cannot_name_the_release_agent() {
+    sandbox(
+        "a_foreign_user_namespace_cannot_name_the_release_agent",
+        r#"real_root
+        "$cgfuse" mount "$D"
+        chmod 666 "$D/release_agent"
+        expect 1 'Operation not permitted' user 65534 unshare -Ur bash -c "echo /bin/true > $D/release_agent"
+        [ -z "$(cat "$D/release_agent")" ] || die "named: $(cat "$D/release_agent")"
+        echo /bin/true > "$D/release_agent"
+        [ "$(cat "$D/release_agent")" = /bin/true ] || die "root cannot name it"
+        umount "$D""#,
+    );
+}
