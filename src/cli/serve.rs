@@ -71,6 +71,8 @@ fn hangup_is_ignored() -> bool {
 fn start(dir: &Path, options: &MountOptions, hangup: Hangup) -> Result<Server, Failure> {
     let failure = |message: String| Failure::new(Exit::Failure, message);
     let shown = dir.display();
+    // In the background nobody sees what goes to standard error.
+    std::panic::set_hook(Box::new(|panic| error!("this is a bug in cgfuse: {panic}")));
     // Up to here a signal just ends the program. From here on there is something to undo, and threads that inherit the mask.
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
     signals.thread_block().map_err(|errno| Failure::system("blocking signals", errno.desc()))?;
