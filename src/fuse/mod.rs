@@ -80,8 +80,12 @@ impl Server {
     /// What ended the session instead.
     pub fn join(self) -> io::Result<()> {
         let ended = self.session.join().unwrap_or_else(|_| Err(io::Error::other("the serving thread panicked")));
-        // Nobody answers any more.
-        ended.inspect_err(|_| mount::give_up(&self.dir))
+        match ended {
+            // The kernel may call the end of a lazily unmounted file system an abort.
+            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) && !mount::is_dead(&self.dir) => Ok(()),
+            // Nobody answers any more.
+            ended => ended.inspect_err(|_| mount::give_up(&self.dir)),
+        }
     }
 }
 

@@ -121,6 +121,11 @@ fn mount_by_fusermount(dir: &Path, options: &MountOptions) -> Result<OwnedFd, Mo
     }
 }
 
+/// Whether there is a mount on `dir` that nobody serves. stat(2) may be answered from the kernel's cache, statfs(2) is not.
+pub(super) fn is_dead(dir: &Path) -> bool {
+    nix::sys::statfs::statfs(dir).is_err_and(|errno| errno == Errno::ENOTCONN)
+}
+
 /// Takes away a mount that nobody will ever serve.
 pub(super) fn give_up(dir: &Path) {
     if nix::mount::umount2(dir, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).is_err() {
