@@ -213,7 +213,7 @@ impl Locked<'_> {
             return Ok(self.machine().affinity(tid).map(drop)?);
         }
         let moved = self.migrate(Some(writer), to, changes, (ids == Ids::Processes).then_some(tgid));
-        moved.or_else(|error| self.explain(if ids == Ids::Processes { tgid } else { tid }, ids, error))
+        moved.or_else(|error| self.explain(tid, ids, error))
     }
 
     /// The thread that a written number means: in the writer's pid namespace, 0 for the writer.

@@ -7,6 +7,7 @@
 pub mod fd;
 pub mod linux;
 pub mod process;
+pub mod shared;
 
 use crate::bitmap::Bitmap;
 use bitflags::bitflags;
@@ -25,9 +26,11 @@ pub const CAP_SYS_ADMIN: u64 = 1 << 21;
 pub const CAP_SYS_NICE: u64 = 1 << 23;
 
 bitflags! {
-    /// The task flags (field 9 of /proc/PID/stat) that decide whether a task may be moved.
+    /// The task flags (field 9 of /proc/PID/stat) that decide whether a task may be moved or counts.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct TaskFlags: u32 {
+        /// PF_EXITING: on its way out.
+        const EXITING = 0x0000_0004;
         /// PF_KTHREAD: a kernel thread.
         const KTHREAD = 0x0020_0000;
         /// PF_NO_SETAFFINITY: a thread that the kernel has bound to its CPUs.

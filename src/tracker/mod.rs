@@ -1,6 +1,9 @@
 //! Tracker layer: keeps membership true while tasks fork and exit.
 
+pub mod events;
+pub mod new;
 mod scan;
+pub mod table;
 
 use crate::cgroup::{CgroupId, Members, Task};
 use crate::controllers::TaskState;

@@ -1,0 +1,81 @@
+//! Tracker layer: keeps the [`Table`] of tasks true while they fork, execute programs and exit.
+
+use super::table::{CssSetId, ROOT_SET, Slot, Table};
+use crate::sys::{Machine, TaskFlags, Tid};
+use std::io;
+use std::os::fd::BorrowedFd;
+
+/// What a back end has seen since the mount, for `cgfuse.stat`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Forks, exits and executed programs that were learned of.
+    pub events: u64,
+    /// How often some of them were lost.
+    pub lost: u64,
+    /// How often /proc was read to make up for a loss.
+    pub rescans: u64,
+    /// Children whose creator was not told exactly, and had to be guessed.
+    pub guessed: u64,
+}
+
+/// A source of forks and exits, and its table. A child is inserted as [`Slot::born`] into its creator's css_set; whoever has exited is
+/// not in the table.
+pub trait Tracker: Send {
+    /// The name that `-o tracker=` knows it by.
+    fn name(&self) -> &'static str;
+
+    /// The table. While the tracker is not active it holds nobody, unless it costs nothing to keep.
+    fn table(&self) -> &Table;
+
+    /// Some task is about to leave the root group, or none is outside any more. Asked for what it is already doing, it does nothing.
+    ///
+    /// # Errors
+    /// What the event source says; the tracker is not active then.
+    fn activate(&mut self, machine: &dyn Machine, on: bool) -> io::Result<()>;
+
+    /// Brings the table up to date: afterwards it is that of some moment during the call.
+    fn sync(&mut self, machine: &dyn Machine);
+
+    /// Makes sure that all threads of a process are in the table, those that were not as tasks of the root group.
+    fn know(&mut self, machine: &dyn Machine, tgid: Tid);
+
+    /// Takes those of these members out of the table that have exited, where [`Tracker::sync`] may have missed it.
+    fn reap(&mut self, _machine: &dyn Machine, _members: &[(Tid, Slot)]) {}
+
+    /// While the threads of a process are moved one after the other, a thread that is born there goes to this css_set.
+    fn redirect(&mut self, _process: Option<(Tid, CssSetId)>) {}
+
+    /// Tasks are being changed, or have been: their children born meanwhile may be found before they have their places.
+    fn hold(&mut self, _on: bool) {}
+
+    /// Whether somebody wants to know at once that a css_set is empty: the descriptor becomes readable then.
+    fn announce(&mut self, _on: bool) {}
+
+    /// The css_sets that have become empty since the last call by deaths; where nobody wants to know at once, perhaps not all.
+    fn take_emptied(&mut self) -> Vec<CssSetId>;
+
+    /// Readable when `sync` has something to do before the next regular look.
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// What has been seen.
+    fn stats(&self) -> Stats;
+}
+
+/// Records a task that is there without anybody having told, as one of the root group, unless it is about to be gone.
+pub fn adopt(machine: &dyn Machine, table: &Table, tid: Tid, tgid: Tid) {
+    let slot = Slot::new(tgid, ROOT_SET);
+    // In this order: whoever is not exiting after the insertion is taken out when he exits.
+    if table.insert(tid, slot) && !machine.task(tid).is_ok_and(|info| !info.zombie && !info.flags.contains(TaskFlags::EXITING)) {
+        // Somebody else may have done it, or the pid may be in use again.
+        let _ = table.remove_if(tid, slot);
+    }
+}
+
+/// Records all tasks that there are.
+pub fn adopt_all(machine: &dyn Machine, table: &Table) {
+    for tgid in machine.processes() {
+        machine.threads(tgid).unwrap_or_default().into_iter().for_each(|tid| adopt(machine, table, tid, tgid));
+    }
+}
