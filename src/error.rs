@@ -65,6 +65,9 @@ pub enum Error {
     /// Too many or too large extended attributes.
     #[error("no room for more attributes")]
     AttrSpace,
+    /// More different places of tasks than there are numbers for.
+    #[error("too many different sets of tasks")]
+    NoMemory,
     /// What the system call that did the work said.
     #[error("{0}")]
     Sys(Errno),
@@ -92,6 +95,7 @@ impl Error {
             Self::NoData => Errno::ENODATA,
             Self::BufferTooSmall => Errno::ERANGE,
             Self::NotSupported => Errno::EOPNOTSUPP,
+            Self::NoMemory => Errno::ENOMEM,
             Self::Sys(errno) => errno,
         }
     }

@@ -11,6 +11,7 @@ use nix::unistd::{Group, User};
 use thiserror::Error;
 
 use crate::controllers;
+use crate::tracker::Kind;
 
 /// The subtype, shown in /proc/self/mountinfo as `fuse.cgfuse`.
 pub const SUBTYPE: &str = "cgfuse";
@@ -70,6 +71,8 @@ pub struct MountOptions {
     /// Whether groups and files have extended attributes. Without, an `echo` costs one request less: the kernel asks for
     /// `security.capability` whenever a file is opened with O_TRUNC.
     pub xattr: bool,
+    /// How forks and exits are followed; `None` for the best way that works.
+    pub tracker: Option<Kind>,
     /// The mount flags.
     pub flags: MountFlags,
 }
@@ -87,6 +90,7 @@ impl Default for MountOptions {
             mode: None,
             allow_other: None,
             xattr: true,
+            tracker: None,
             flags: MountFlags::default(),
         }
     }
@@ -210,6 +214,7 @@ pub static TABLE: &[Row] = &[
     row("noallow_other", Effect::Switch(|p| p.mount.allow_other = Some(false)), "only the mounting user may enter"),
     row("xattr", Effect::Switch(|p| p.mount.xattr = true), "extended attributes (the default)"),
     row("noxattr", Effect::Switch(|p| p.mount.xattr = false), "none, and one request less for each echo"),
+    row("tracker", Effect::Value("NAME", set_tracker), "follow forks by bpf, perf, netlink or scan (the first)"),
     row("fsname", Effect::Value("NAME", set_source), "the source shown in /proc/mounts, instead of SPEC"),
     row("subtype", Effect::Value("cgfuse", check_subtype), "accepted for mount.fuse's sake"),
     row("logfile", Effect::Value("PATH", set_log_file), "log there from the background, not to syslog"),
@@ -401,6 +406,12 @@ fn set_source(parsed: &mut Parsed, value: &str) -> Result<(), String> {
 
 fn check_subtype(_: &mut Parsed, value: &str) -> Result<(), String> {
     if value == SUBTYPE { Ok(()) } else { Err(format!("the subtype is always '{SUBTYPE}'")) }
+}
+
+fn set_tracker(parsed: &mut Parsed, value: &str) -> Result<(), String> {
+    let kind = Kind::ALL.into_iter().find(|kind| kind.name() == value);
+    parsed.mount.tracker = Some(kind.ok_or_else(|| format!("known are {}", Kind::ALL.map(Kind::name).join(", ")))?);
+    Ok(())
 }
 
 fn set_log_file(parsed: &mut Parsed, value: &str) -> Result<(), String> {

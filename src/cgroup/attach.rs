@@ -1,178 +1,234 @@
 //! Model layer: moving tasks. Three phases as in the kernel (`cgroup_attach_task`): all controllers are asked,
 //! all controllers take effect, the move is final. All or none, over all threads and all controllers.
+//!
+//! On their way tasks are in css_sets of their own, which belong to the new group: what is born meanwhile inherits them, so that it
+//! is known afterwards, and goes where its creator goes, to the new place or back.
 
-use super::{Cgroup, CgroupId, CssSet, Hierarchy, Locked, ROOT, SETTLE, Task, Writer, parse};
-use crate::controllers::Ids;
+use super::css_set::{CssSet, CssSets};
+use super::{CgroupId, Hierarchy, Locked, ROOT, SETTLE, Tracked, Writer, parse};
+use crate::controllers::{Before, Checked, Ids, Subsys, TaskState};
 use crate::error::{Error, Result};
-use crate::sys::{TaskFlags, TaskInfo, Tid};
-use parking_lot::MutexGuard;
-use rustc_hash::FxHashSet;
+use crate::sys::{Errno, TaskFlags, TaskInfo, Tid};
+use crate::tracker::table::{CssSetId, Slot};
+use rustc_hash::{FxHashMap, FxHashSet};
+use smallvec::SmallVec;
 
 /// kthreadd, from which all kernel threads are forked.
 const KTHREADD: Tid = 2;
 
-/// How often the threads of a process are listed again before a storm of new ones is left to the late look.
-const MAX_ROUNDS: usize = 100;
+/// After so many looks at all tasks nobody is expected to be on his way any more.
+const MAX_PASSES: usize = 10_000;
 
 /// One task on its way to another state, be it another group or another configuration of its own.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// The task with the state that it is to have.
-    pub task: Task,
+    /// The task.
+    pub tid: Tid,
+    /// Its process.
+    pub tgid: Tid,
     /// The group that it comes from.
     pub from: CgroupId,
-    /// The affinity to give back if the change is given up; `None` while nothing has been changed.
-    pub undo: Option<crate::bitmap::Bitmap>,
+    /// Its css_set there.
+    pub css_set: CssSetId,
+    /// What was known of it there.
+    pub known: TaskState,
+    /// What is to be known of it afterwards.
+    pub state: TaskState,
+    /// What it may have inherited.
+    pub birth: Birth,
+    /// What it had before the change.
+    pub before: Before,
+    /// What it was given.
+    pub given: Before,
     /// The task has exited meanwhile.
     pub gone: bool,
 }
 
+/// What a task that was born while its creator was being changed may have inherited without having asked for it; nothing for others.
+#[derive(Clone, Debug, Default)]
+pub struct Birth {
+    /// What tasks in its place have had lately.
+    pub previous: Vec<Before>,
+    /// Who may have created it. What one of them has now is inherited rightly.
+    pub creators: Vec<Tid>,
+}
+
+impl Birth {
+    fn new(hierarchy: &Hierarchy, set: Option<&CssSet>, tid: Tid, slot: Slot) -> Self {
+        let machine = hierarchy.machine();
+        let previous: Vec<Before> = match set.filter(|_| slot.fresh) {
+            Some(set) => set.previous(machine.now()).cloned().collect(),
+            None => return Self::default(),
+        };
+        if previous.is_empty() {
+            return Self::default();
+        }
+        let tgid = if tid == slot.tgid { machine.task(tid).map_or(0, |info| info.ppid) } else { slot.tgid };
+        let creators = hierarchy.table.of_process(tgid).filter(|(_, slot)| !slot.fresh).map(|(tid, _)| tid).collect();
+        Self { previous, creators }
+    }
+}
+
 impl Change {
-    /// A change of a task that stays where it is.
-    fn in_place(task: Task) -> Self {
-        Self { from: task.cgroup, task, undo: None, gone: false }
-    }
-
-    /// The change that takes a thread to a group; `None` if it is there already or dead. Of a thread that is not the main one
-    /// of its process nothing need be known.
-    fn migration(locked: &Locked<'_>, css_set: &CssSet, (tid, tgid): (Tid, Tid), info: Option<TaskInfo>, to: CgroupId) -> Option<Self> {
-        let CssSet { members, tracker, .. } = css_set;
-        let known = members.get(tid).cloned();
-        let from = known.as_ref().map_or(ROOT, |task| task.cgroup);
-        if from == to || info.is_some_and(|info| info.zombie) {
-            return None;
-        }
-        let start_time = info.map(|info| info.start_time);
-        let state = || tracker.maker_state(locked.machine(), tgid, tid).unwrap_or_default();
-        let task = known.unwrap_or_else(|| Task { tid, tgid, start_time, cgroup: ROOT, state: state() });
-        Some(Self { task: Task { cgroup: to, ..task }, from, undo: None, gone: false })
-    }
-}
-
-/// While it lives, children of tasks that are being changed get their creators' groups, but their state only at its end:
-/// until then nobody knows whether they were born before or after their creators' change.
-struct Changing<'h>(&'h Hierarchy);
-
-impl<'h> Changing<'h> {
-    /// From a look at what has been born before, which `css_set_lock` is still held after.
-    fn start(hierarchy: &'h Hierarchy) -> (Self, MutexGuard<'h, CssSet>) {
-        let mut css_set = hierarchy.sync();
-        css_set.changing = true;
-        css_set.tracker.hold(true);
-        (Self(hierarchy), css_set)
-    }
-}
-
-impl Drop for Changing<'_> {
-    fn drop(&mut self) {
-        let mut css_set = self.0.css_set_lock.lock();
-        css_set.changing = false;
-        css_set.tracker.hold(false);
-        if std::mem::take(&mut css_set.changed) {
-            let now = self.0.machine.now();
-            css_set.settle = SETTLE.iter().map(|delay| now + *delay).collect();
-        }
-        for tid in std::mem::take(&mut css_set.unsettled) {
-            let tree = self.0.tree.read();
-            if let Some(task) = css_set.members.get(tid).cloned() {
-                let mut state = task.state;
-                self.0.subsys.iter().for_each(|ss| (ss.fork)(&*self.0.machine, &tree, task.cgroup, tid, &mut state, None));
-                css_set.members.state_mut(tid).into_iter().for_each(|known| known.clone_from(&state));
-            }
+    fn new(hierarchy: &Hierarchy, sets: &CssSets, tid: Tid, slot: Slot) -> Self {
+        let set = sets.get(slot.css_set);
+        let known = set.map(|set| set.state.clone()).unwrap_or_default();
+        Self {
+            tid,
+            tgid: slot.tgid,
+            from: sets.cgroup(slot.css_set),
+            css_set: slot.css_set,
+            state: known.clone(),
+            known,
+            birth: Birth::new(hierarchy, set, tid, slot),
+            before: Before::default(),
+            given: Before::default(),
+            gone: false,
         }
     }
 }
 
-/// A move under way. Dropped before it is committed, it gives every task back what it had.
+/// A move under way. Dropped before it is committed, it gives every task back its place and what it had.
 struct Migration<'l, 'h> {
     locked: &'l Locked<'h>,
     to: CgroupId,
-    done: Vec<Change>,
+    /// The css_sets that the tasks come from, and those that they are in on their way.
+    transits: SmallVec<[(CssSetId, CssSetId); 1]>,
+    changes: Vec<Change>,
     committed: bool,
 }
 
-impl Migration<'_, '_> {
-    /// Moves more tasks; what fails leaves these as they were.
-    ///
-    /// They are in the group before the controllers take effect, so that a child that has inherited the effect is in the group too.
-    fn add(&mut self, writer: Option<&Writer<'_>>, mut changes: Vec<Change>) -> Result<()> {
-        let locked = self.locked;
-        let subsys = &locked.hierarchy.subsys;
-        subsys.iter().try_for_each(|ss| (ss.can_attach)(locked, writer, self.to, &changes))?;
-        {
-            let mut css_set = locked.hierarchy.css_set_lock.lock();
-            changes.iter().for_each(|change| css_set.members.place(change.task.clone()));
+impl<'l, 'h> Migration<'l, 'h> {
+    /// Takes a thread, or all threads of its process, out of their places.
+    fn start(locked: &'l Locked<'h>, to: CgroupId, (tid, tgid): (Tid, Tid), ids: Ids) -> Result<Self> {
+        let hierarchy = locked.hierarchy;
+        let mut migration = Self { locked, to, transits: SmallVec::new(), changes: Vec::new(), committed: false };
+        let mut tracked = hierarchy.sync();
+        if ids == Ids::Threads {
+            migration.take(&mut tracked, tid)?;
+            return Ok(migration);
         }
-        // From here on dropping the migration undoes it, whatever happens.
-        let first = self.done.len();
-        self.done.append(&mut changes);
-        let changes = &mut self.done[first..];
-        for (i, ss) in subsys.iter().enumerate() {
-            if let Err(error) = (ss.prepare_attach)(locked, self.to, changes) {
-                subsys[..=i].iter().rev().for_each(|ss| (ss.cancel_attach)(locked.machine(), changes));
-                let failed = self.done.split_off(first);
-                self.put_back(failed);
-                return Err(error);
+        let threads = || hierarchy.table.of_process(tgid);
+        let Some((_, first)) = threads().next() else { return Err(Error::NoTask) };
+        // What is born from here on goes to this css_set, or where its creator is.
+        let transit = migration.transit(&mut tracked, first.css_set)?;
+        tracked.tracker.redirect(Some((tgid, transit)));
+        let there: Vec<Tid> = threads().filter(|(_, slot)| tracked.sets.cgroup(slot.css_set) != to).map(|(tid, _)| tid).collect();
+        let taken = there.into_iter().try_for_each(|tid| migration.take(&mut tracked, tid));
+        tracked.tracker.redirect(None);
+        // Another thread may have executed a program, and have got the main one's pid behind the pass.
+        taken.and_then(|()| migration.take(&mut tracked, tgid))?;
+        Ok(migration)
+    }
+
+    /// The css_set for tasks on their way from `from`.
+    fn transit(&mut self, tracked: &mut Tracked, from: CssSetId) -> Result<CssSetId> {
+        if let Some((_, transit)) = self.transits.iter().find(|(known, _)| *known == from) {
+            return Ok(*transit);
+        }
+        let transit = tracked.sets.transit(from, self.to)?;
+        self.transits.push((from, transit));
+        Ok(transit)
+    }
+
+    /// Where the tasks in one of the css_sets for those on their way come from.
+    fn origin(&self, slot: Slot) -> Option<CssSetId> {
+        self.transits.iter().find(|(_, transit)| *transit == slot.css_set).map(|(from, _)| *from)
+    }
+
+    /// Takes a task out of its place, if it is alive and not there already.
+    fn take(&mut self, tracked: &mut Tracked, tid: Tid) -> Result<()> {
+        let hierarchy = self.locked.hierarchy;
+        while let Some(slot) = hierarchy.table.get(tid).filter(|slot| tracked.sets.cgroup(slot.css_set) != self.to) {
+            let transit = self.transit(tracked, slot.css_set)?;
+            if tracked.put(&hierarchy.table, tid, slot, Slot { css_set: transit, ..slot }) {
+                self.changes.push(Change::new(hierarchy, &tracked.sets, tid, slot));
+                break;
             }
         }
-        locked.hierarchy.css_set_lock.lock().record(changes);
-        self.done.retain(|change| !change.gone);
         Ok(())
     }
 
-    /// Takes tasks back to where they came from, and with them the children that were born on the way.
-    fn put_back(&self, changes: Vec<Change>) {
-        let mut css_set = self.locked.hierarchy.css_set_lock.lock();
-        let from = changes.first().map_or(ROOT, |change| change.from);
-        let children: Vec<Task> = css_set.unsettled.iter().filter_map(|tid| css_set.members.get(*tid).cloned()).collect();
-        children.into_iter().filter(|task| task.cgroup == self.to).for_each(|task| css_set.members.place(Task { cgroup: from, ..task }));
-        for change in changes {
-            if change.gone {
-                css_set.members.exited(change.task.tid);
-            } else {
-                css_set.members.place(Task { cgroup: change.from, ..change.task });
+    /// Asks the controllers to take effect; what fails leaves everything as it was.
+    fn prepare(&mut self) -> Result<()> {
+        let Self { locked, to, changes, .. } = self;
+        let subsys = &locked.hierarchy.subsys;
+        for (i, ss) in subsys.iter().enumerate() {
+            if let Err(error) = (ss.prepare_attach)(locked, *to, changes) {
+                subsys[..=i].iter().rev().for_each(|ss| (ss.cancel_attach)(locked.machine(), changes));
+                return Err(error);
             }
         }
-        if css_set.members.count(self.to) == 0 {
-            // Nobody has ever really been there.
-            css_set.members.not_emptied(self.to);
-        }
+        Ok(())
     }
 
-    fn commit(mut self) {
-        self.committed = true;
+    fn commit(mut self) -> Result<()> {
         let locked = self.locked;
-        locked.hierarchy.subsys.iter().for_each(|ss| (ss.attach)(locked, self.to, &self.done));
-        if self.to == ROOT {
-            let mut css_set = locked.hierarchy.css_set_lock.lock();
-            // The first ones have really had other CPUs; one born on the way may have had none of its own.
-            self.done.iter().rev().for_each(|change| css_set.tracker.released(locked.machine(), &change.task));
+        if self.changes.iter().all(|change| change.gone) {
+            return Err(Error::NoTask);
         }
+        locked.hierarchy.subsys.iter().for_each(|ss| (ss.attach)(locked, self.to, &self.changes));
+        self.committed = true;
+        let born = self.arrive();
+        locked.check(&born);
+        Ok(())
+    }
+
+    /// Puts everybody who is on his way into his new place, or back. Those who were born on the way are returned: they may still have
+    /// what their creators had before.
+    fn arrive(&mut self) -> Vec<(Tid, Slot)> {
+        let Hierarchy { machine, table, .. } = self.locked.hierarchy;
+        let now = machine.now();
+        let mut tracked = self.locked.hierarchy.sync();
+        for change in std::mem::take(&mut self.changes) {
+            if change.gone {
+                tracked.tracker.exited(change.tid);
+            }
+            let target = if self.committed { tracked.sets.find(self.to, &change.state) } else { Ok(change.css_set) };
+            let had = if self.committed { &change.before } else { &change.given };
+            let Ok(target) = target else { continue };
+            tracked.sets.remember(target, had, now);
+            while let Some(slot) = table.get(change.tid).filter(|slot| self.origin(*slot).is_some()) {
+                if tracked.put(table, change.tid, slot, Slot { css_set: target, fresh: slot.fresh && !self.committed, ..slot }) {
+                    break;
+                }
+            }
+        }
+        let mut born = Vec::new();
+        for _ in 0..MAX_PASSES {
+            if self.transits.iter().all(|(_, transit)| table.count(*transit) == 0) {
+                break;
+            }
+            for (tid, slot) in table.iter() {
+                let Some(from) = self.origin(slot) else { continue };
+                let state = tracked.sets.get(from).map(|set| set.state.clone()).unwrap_or_default();
+                let target = if self.committed { tracked.sets.find(self.to, &state) } else { Ok(from) };
+                let Ok(target) = target else { continue };
+                let there = Slot { css_set: target, fresh: true, ..slot };
+                if tracked.put(table, tid, slot, there) {
+                    born.push((tid, there));
+                }
+            }
+        }
+        for (_, transit) in self.transits.drain(..) {
+            // Where there was no number for a new css_set, this one is as good.
+            if table.count(transit) == 0 {
+                tracked.sets.remove(transit);
+            }
+        }
+        if self.committed && self.to != ROOT {
+            tracked.inhabited.insert(self.to);
+        }
+        tracked.settle = SETTLE.iter().map(|delay| now + *delay).collect();
+        born
     }
 }
 
 impl Drop for Migration<'_, '_> {
     fn drop(&mut self) {
         if !self.committed {
-            let subsys = &self.locked.hierarchy.subsys;
-            subsys.iter().rev().for_each(|ss| (ss.cancel_attach)(self.locked.machine(), &mut self.done));
-            let done = std::mem::take(&mut self.done);
-            self.put_back(done);
-        }
-    }
-}
-
-impl CssSet {
-    /// Records the state that tasks have been given where they are.
-    fn record(&mut self, changes: &[Change]) {
-        self.changed |= !changes.is_empty();
-        for Change { task, gone, .. } in changes {
-            let same = self.members.get(task.tid).is_some_and(|known| known.start_time == task.start_time);
-            match gone {
-                true if same => self.members.exited(task.tid),
-                false if same => self.members.state_mut(task.tid).into_iter().for_each(|state| state.clone_from(&task.state)),
-                _ => {}
-            }
+            let born = self.arrive();
+            self.locked.check(&born);
         }
     }
 }
@@ -182,37 +238,25 @@ impl Locked<'_> {
     ///
     /// # Errors
     /// EINVAL for what is not a pid and for kernel threads that are bound to their CPUs; ESRCH if there is no such
-    /// task; EACCES if the opener is neither root nor the task's owner; ENOSPC if the cpuset has no CPUs or nodes;
-    /// else what setting the tasks' state says. Nothing is changed then.
+    /// task; EACCES if the opener is neither root nor the task's owner; ENOSPC if the cpuset has no CPUs or nodes; ENOMEM if there are
+    /// too many different sets of tasks; else what setting the tasks' state says. Nothing is changed then.
     pub fn attach(&self, writer: &Writer<'_>, to: CgroupId, text: &[u8], ids: Ids) -> Result<()> {
-        let announces = self.tree().get(to).map(|group: &Cgroup| group.notify_on_release)?;
+        self.tree().get(to)?;
         let tid = self.target(writer, parse::pid(text)?)?;
-        let (_changing, css_set) = Changing::start(self.hierarchy);
-        let known = css_set.members.get(tid).map(|task| task.tgid);
-        // That a known task is gone shows when it is changed; that it is a zombie matters only where it would count as a member.
-        let info = match ids {
-            Ids::Threads if known.is_some() && !announces => None,
-            Ids::Processes if known.is_some() && !announces => self.machine().affinity(tid).map(|_| None)?,
-            _ => Some(self.machine().task(tid)?),
-        };
+        self.hierarchy.activate(true)?;
+        let (tgid, info) = self.find(tid, to)?;
         let bound =
             |info: TaskInfo| info.flags.contains(TaskFlags::NO_SETAFFINITY) || tid == KTHREADD && info.flags.contains(TaskFlags::KTHREAD);
         if info.is_some_and(bound) {
             return Err(Error::Invalid);
         }
-        let tgid = known.or(info.map(|info| info.tgid)).unwrap_or(tid);
         self.may_move(writer, if ids == Ids::Processes { tgid } else { tid })?;
-        let thread = Change::migration(self, &css_set, (tid, tgid), info, to);
-        drop(css_set);
-        let changes = match ids {
-            Ids::Threads => thread.into_iter().collect(),
-            Ids::Processes => self.changes_of_process(tgid, to)?,
-        };
+        let changes = self.changes((tid, tgid), to, ids);
         if changes.is_empty() {
             // There already; or not any more.
             return Ok(self.machine().affinity(tid).map(drop)?);
         }
-        let moved = self.migrate(Some(writer), to, changes, (ids == Ids::Processes).then_some(tgid));
+        let moved = self.migrate(Some(writer), to, &changes, ids);
         moved.or_else(|error| self.explain(tid, ids, error))
     }
 
@@ -225,6 +269,31 @@ impl Locked<'_> {
             Some(ns) => Ok(self.machine().tid_from(&ns, nr)?),
             None => Ok(nr),
         }
+    }
+
+    /// The process of a thread that is to go to a group, and more of one that is in the root group or dead.
+    fn find(&self, tid: Tid, to: CgroupId) -> Result<(Tid, Option<TaskInfo>)> {
+        let hierarchy = self.hierarchy;
+        // A dead one matters only where it would count as a member.
+        let announces = self.tree().get(to)?.notify_on_release;
+        let mut tracked = hierarchy.sync();
+        if announces && let Some(slot) = hierarchy.table.get(tid) {
+            tracked.tracker.reap(self.machine(), &[(tid, slot)]);
+        }
+        let known = hierarchy.table.get(tid);
+        match known {
+            Some(slot) if tracked.sets.cgroup(slot.css_set) != ROOT => {
+                drop(tracked);
+                return Ok(self.machine().affinity(tid).map(|_| (slot.tgid, None))?);
+            }
+            _ => drop(tracked),
+        }
+        let info = self.machine().task(tid)?;
+        if known.is_none_or(|slot| slot.tgid != info.tgid) {
+            // Dead but not reaped; or its birth is not over.
+            hierarchy.css_set_lock.lock().tracker.know(self.machine(), info.tgid);
+        }
+        Ok((info.tgid, Some(info)))
     }
 
     /// `cgroup1_procs_write`'s check of the opener's credentials.
@@ -245,84 +314,25 @@ impl Locked<'_> {
         }
     }
 
-    /// The threads of a process, and perhaps some that have just died. A list of a process whose threads come and go may end early:
-    /// it is made again until there is nothing new in it.
-    fn list_threads(&self, tgid: Tid) -> Result<FxHashSet<Tid>> {
-        let mut all = FxHashSet::default();
-        for _ in 0..MAX_ROUNDS {
-            let before = all.len();
-            let listed = self.machine().threads(tgid)?;
-            let complete = listed.len() == self.machine().thread_count(tgid)? && !self.hierarchy.births_since_sync();
-            all.extend(listed);
-            if complete || all.len() == before {
-                break;
-            }
+    /// The tasks that would go to a group.
+    fn changes(&self, (tid, tgid): (Tid, Tid), to: CgroupId, ids: Ids) -> Vec<Change> {
+        let hierarchy = self.hierarchy;
+        let mut tracked = hierarchy.sync();
+        if ids == Ids::Processes && !tracked.tracker.knows_all() {
+            tracked.tracker.know(self.machine(), tgid);
         }
-        Ok(all)
+        let one = (ids == Ids::Threads).then(|| hierarchy.table.get(tid).map(|slot| (tid, slot))).flatten();
+        let all = (ids == Ids::Processes).then(|| hierarchy.table.of_process(tgid)).into_iter().flatten();
+        let elsewhere = one.into_iter().chain(all).filter(|(_, slot)| tracked.sets.cgroup(slot.css_set) != to);
+        elsewhere.map(|(tid, slot)| Change::new(hierarchy, &tracked.sets, tid, slot)).collect()
     }
 
-    /// The changes that take all threads of a process to a group.
-    fn changes_of_process(&self, tgid: Tid, to: CgroupId) -> Result<Vec<Change>> {
-        let css_set = self.hierarchy.sync();
-        let members = &css_set.members;
-        if members.is_complete(tgid) && self.machine().thread_count(tgid)? == members.count_process(tgid) {
-            return Ok(members.of_process(tgid).filter_map(|task| Change::migration(self, &css_set, (task.tid, tgid), None, to)).collect());
-        }
-        let known: Vec<Tid> = members.of_process(tgid).map(|task| task.tid).collect();
-        drop(css_set);
-        let mut threads = self.list_threads(tgid)?;
-        // Who is in the list was born before this look, and who was known before and is not in it is most likely dead.
-        let mut css_set = self.hierarchy.sync();
-        let members = &mut css_set.members;
-        for tid in known {
-            if !threads.contains(&tid) && !self.machine().is_thread_of(tgid, tid) {
-                members.exited(tid);
-            } else {
-                threads.insert(tid);
-            }
-        }
-        let change = |tid| {
-            let info = if tid == tgid { Some(self.machine().task(tid).ok()?) } else { None };
-            Change::migration(self, &css_set, (tid, tgid), info, to)
-        };
-        Ok(threads.into_iter().filter_map(change).collect())
-    }
-
-    fn migrate(&self, writer: Option<&Writer<'_>>, to: CgroupId, changes: Vec<Change>, process: Option<Tid>) -> Result<()> {
-        let mut migration = Migration { locked: self, to, done: Vec::new(), committed: false };
-        migration.add(writer, changes)?;
-        // Threads created meanwhile: again until there is none.
-        for round in 1..=MAX_ROUNDS {
-            let Some(tgid) = process else { break };
-            // Newborns whose creators were not known then, and those that somebody else has found in the old group meanwhile.
-            let found = {
-                let mut css_set = self.hierarchy.css_set_lock.lock();
-                let CssSet { members, tracker, .. } = &mut *css_set;
-                tracker.look_again(tgid) | members.of_process(tgid).any(|task| task.cgroup != to)
-            };
-            if !found && !self.hierarchy.births_since_sync() {
-                break;
-            }
-            let late = self.changes_of_process(tgid, to).unwrap_or_default();
-            if late.is_empty() && !found {
-                break;
-            }
-            migration.add(writer, late)?;
-            if round == MAX_ROUNDS {
-                log::warn!("process {tgid} makes threads faster than they can be moved; the rest follows later");
-            }
-        }
-        if migration.done.is_empty() {
-            return Err(Error::NoTask);
-        }
-        if let Some(tgid) = process
-            && let Ok(count) = self.machine().thread_count(tgid)
-            && !self.hierarchy.births_since_sync()
-        {
-            self.hierarchy.css_set_lock.lock().members.all_seen(tgid, count);
-        }
-        migration.commit();
-        Ok(())
+    fn migrate(&self, writer: Option<&Writer<'_>>, to: CgroupId, changes: &[Change], ids: Ids) -> Result<()> {
+        let Some(first) = changes.first() else { return Ok(()) };
+        self.hierarchy.subsys.iter().try_for_each(|ss| (ss.can_attach)(self, writer, to, changes))?;
+        let mut migration = Migration::start(self, to, (first.tid, first.tgid), ids)?;
+        migration.prepare()?;
+        migration.commit()
     }
 
     /// Brings every member of a group to a new configuration: `apply` gives the tasks their new state, or leaves
@@ -331,29 +341,98 @@ impl Locked<'_> {
     /// # Errors
     /// What `apply` says; `commit` has not been called then.
     pub fn update_tasks(&self, id: CgroupId, apply: impl Fn(&mut [Change]) -> Result<()>, commit: impl FnOnce()) -> Result<()> {
-        let (changing, css_set) = Changing::start(self.hierarchy);
-        let mut changes: Vec<Change> = css_set.members.of_group(id).cloned().map(Change::in_place).collect();
-        drop(css_set);
-        apply(&mut changes)?;
-        commit();
-        self.hierarchy.css_set_lock.lock().record(&changes);
-        drop(changing);
+        let hierarchy = self.hierarchy;
+        let mut tracked = hierarchy.sync();
+        let members = hierarchy.members(&mut tracked, id);
+        let mut changes: Vec<Change> = members.into_iter().map(|(tid, slot)| Change::new(hierarchy, &tracked.sets, tid, slot)).collect();
+        drop(tracked);
+        let listed: FxHashSet<Tid> = changes.iter().map(|change| change.tid).collect();
+        let applied = apply(&mut changes);
+        if applied.is_ok() {
+            commit();
+        }
+        let now = self.machine().now();
+        let mut tracked = hierarchy.sync();
+        for change in changes {
+            if change.gone {
+                tracked.tracker.exited(change.tid);
+            } else if applied.is_err() {
+                tracked.sets.remember(change.css_set, &change.given, now);
+            } else {
+                let Ok(css_set) = tracked.sets.find(id, &change.state) else { continue };
+                tracked.sets.remember(css_set, &change.before, now);
+                tracked.sets.remember(change.css_set, &change.before, now);
+                while let Some(slot) = hierarchy.table.get(change.tid).filter(|slot| slot.css_set == change.css_set) {
+                    if tracked.put(&hierarchy.table, change.tid, slot, Slot { css_set, fresh: false, ..slot }) {
+                        break;
+                    }
+                }
+            }
+        }
+        tracked.settle = SETTLE.iter().map(|delay| now + *delay).collect();
         // Children born meanwhile get what the group has now.
-        drop(self.hierarchy.sync());
-        Ok(())
+        let mut born = hierarchy.members(&mut tracked, id);
+        born.retain(|(tid, _)| !listed.contains(tid));
+        for (tid, slot) in &mut born {
+            let there = Slot { fresh: true, ..*slot };
+            if tracked.put(&hierarchy.table, *tid, *slot, there) {
+                *slot = there;
+            }
+        }
+        drop(tracked);
+        self.check(&born);
+        applied
     }
 
     /// Moves all tasks of a group to another without asking anybody (`cgroup_transfer_tasks`).
     pub fn transfer_tasks(&self, from: CgroupId, to: CgroupId) {
-        let (_changing, css_set) = Changing::start(self.hierarchy);
-        let tasks: Vec<Task> = css_set.members.of_group(from).cloned().collect();
-        drop(css_set);
-        for task in tasks {
-            let tid = task.tid;
-            let change = Change { task: Task { cgroup: to, ..task }, from, undo: None, gone: false };
-            match self.migrate(None, to, vec![change], None) {
+        let members = self.hierarchy.members(&mut self.hierarchy.sync(), from);
+        for (tid, slot) in members {
+            let moved = Migration::start(self, to, (tid, slot.tgid), Ids::Threads).and_then(|mut migration| {
+                migration.prepare()?;
+                migration.commit()
+            });
+            match moved {
                 Ok(()) | Err(Error::NoTask) => {}
                 Err(error) => log::warn!("task {tid} stays in a group that cannot hold it: {error}"),
+            }
+        }
+    }
+
+    /// Looks at members, and makes true what their css_sets say of them.
+    pub(super) fn check(&self, members: &[(Tid, Slot)]) {
+        let hierarchy = self.hierarchy;
+        let mut sets: FxHashMap<CssSetId, Option<CssSet>> = FxHashMap::default();
+        for &(tid, slot) in members {
+            let set = sets.entry(slot.css_set).or_insert_with(|| hierarchy.css_set_lock.lock().sets.get(slot.css_set).cloned());
+            let Some(set) = set.as_ref() else { continue };
+            let CssSet { cgroup, state: known, .. } = set;
+            let birth = Birth::new(hierarchy, Some(set), tid, slot);
+            let mut state = known.clone();
+            let look = |ss: &&'static Subsys| (ss.check)(self.machine(), &self.tree(), *cgroup, tid, &mut state, &birth);
+            let checked = hierarchy.subsys.iter().map(look).try_fold(Checked::True, |worst, checked| checked.map(|one| worst.max(one)));
+            let drifted = match checked {
+                Ok(checked) => checked == Checked::Drifted,
+                Err(Errno::ESRCH) => continue,
+                Err(errno) => {
+                    log::info!("task {tid} keeps what it has: {errno}");
+                    continue;
+                }
+            };
+            if !drifted && !slot.fresh && state == *known {
+                continue;
+            }
+            if drifted && !slot.drifted {
+                let path = self.tree().path(*cgroup);
+                log::info!("task {tid} had left the CPUs of its group {}, and has been put back", path.escape_ascii());
+            }
+            let mut tracked = hierarchy.css_set_lock.lock();
+            tracked.drift += u64::from(drifted);
+            let css_set = if state == *known { Ok(slot.css_set) } else { tracked.sets.find(*cgroup, &state) };
+            if let Ok(css_set) = css_set {
+                // Else somebody else has moved it, or it is gone.
+                let new = Slot { css_set, fresh: false, drifted: slot.drifted || drifted, ..slot };
+                let _ = tracked.put(&hierarchy.table, tid, slot, new);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Model layer: the control files that every hierarchy has (kernel/cgroup/cgroup-v1.c: `cgroup1_base_files`).
 
-use super::{CgroupId, Locked, Tree, Writer};
+use super::{CgroupId, Hierarchy, Locked, Tree, Writer};
 use crate::controllers::{CftFlags, Cftype, Ids, Show, Store};
 use crate::error::{Error, Result};
 use crate::sys::{CAP_SYS_ADMIN, Machine};
@@ -18,6 +18,8 @@ pub static FILES: &[Cftype] = &[
     Cftype::new("release_agent", Show::Text(show_release_agent), Store::Text(write_release_agent))
         .on(CftFlags::ONLY_ON_ROOT.union(CftFlags::OPENER_CAPABLE))
         .max(|_: &dyn Machine| RELEASE_AGENT_MAX),
+    // Of this file system alone.
+    Cftype::new("cgfuse.stat", Show::Whole(Hierarchy::stat), Store::None).on(CftFlags::ONLY_ON_ROOT),
 ];
 
 /// `notify_on_release` and `cgroup.clone_children`.
@@ -48,6 +50,6 @@ fn write_release_agent(locked: &Locked<'_>, writer: &Writer<'_>, _: CgroupId, te
         return Err(Error::Perm);
     }
     locked.notice_deaths();
-    locked.change(|tree| tree.release_agent = text.to_vec());
+    locked.hierarchy.set_release_agent(text.to_vec());
     Ok(())
 }

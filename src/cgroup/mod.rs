@@ -11,22 +11,24 @@
 
 mod attach;
 mod base;
-mod members;
+pub mod css_set;
 pub mod parse;
 mod tree;
 
-pub use attach::Change;
+pub use attach::{Birth, Change};
 pub use base::FILES;
-pub use members::{Members, Task};
 pub use tree::{Cgroup, CgroupId, ROOT, Tree};
 
-use crate::controllers::{Ids, Subsys, TaskState};
+use crate::controllers::{Ids, Subsys};
 use crate::error::{Error, Result};
 use crate::sys::{Caller, Errno, Machine, PidNs, Tid};
-use crate::tracker::{Fork, Tracker};
+use crate::tracker::Tracker;
+use crate::tracker::table::{CssSetId, ROOT_SET, Slot, Table};
+use css_set::CssSets;
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
-use std::cell::RefCell;
+use rustc_hash::FxHashSet;
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,13 +39,13 @@ const MANY: usize = 200;
 /// After a move, children that were being born meanwhile are looked for again this much later.
 const SETTLE: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
 
-/// How often children are looked for while some task is in a group, so that few lose their parents before.
+/// How often members are looked at for what they have given themselves, while there are any.
 const POLL: Duration = Duration::from_secs(1);
 
-/// So many members at the most, and one group more, are looked at each time.
+/// So many members at the most are looked at each time for whether they are alive, where nobody tells.
 const LOOK_AT: usize = 500;
 
-/// How often that is while there is a release agent to be told of groups that have become empty.
+/// How often that is, for groups that want it told when they become empty.
 const RELEASE_POLL: Duration = Duration::from_millis(100);
 
 /// Who writes to a file.
@@ -65,44 +67,37 @@ pub struct Hierarchy {
     /// The uid that the server runs as.
     owner: u32,
     cgroup_mutex: Mutex<()>,
-    css_set_lock: Mutex<CssSet>,
+    css_set_lock: Mutex<Tracked>,
+    table: Arc<Table>,
     tree: RwLock<Tree>,
 }
 
 /// What `css_set_lock` protects.
-struct CssSet {
-    members: Members,
+struct Tracked {
     tracker: Box<dyn Tracker>,
-    /// Tasks are being changed: children found now get their state at the end.
-    changing: bool,
-    /// Tasks have been changed.
-    changed: bool,
-    /// The children found while tasks were being changed.
-    unsettled: Vec<Tid>,
+    sets: CssSets,
+    /// Css_sets that have lost their last task to another.
+    emptied: Vec<CssSetId>,
+    /// Groups that tasks have come to since they were last empty.
+    inhabited: FxHashSet<CgroupId>,
     /// When to look for late children, in ascending order.
     settle: Vec<Instant>,
-    /// The group that housekeeping has looked at last.
-    looked_at: CgroupId,
+    /// When members are to be looked at for what they have given themselves.
+    next_poll: Instant,
+    /// The member that has been looked at last for whether it is alive.
+    looked_at: Tid,
+    /// How many members have been put back inside their groups.
+    drift: u64,
 }
 
-/// Children get their creators' state, and the controllers' opinion of it.
-struct ForkHooks<'a> {
-    hierarchy: &'a Hierarchy,
-    changing: bool,
-    unsettled: RefCell<&'a mut Vec<Tid>>,
-}
-
-impl Fork for ForkHooks<'_> {
-    fn fork(&self, child: Tid, creator: &Task) -> TaskState {
-        let mut state = creator.state.clone();
-        if self.changing {
-            self.unsettled.borrow_mut().push(child);
-        } else {
-            let Hierarchy { machine, subsys, tree, .. } = self.hierarchy;
-            let tree = tree.read();
-            subsys.iter().for_each(|ss| (ss.fork)(&**machine, &tree, creator.cgroup, child, &mut state, Some(creator.tid)));
+impl Tracked {
+    /// Changes a task's slot, if it still is the old one. Whether it was.
+    fn put(&mut self, table: &Table, tid: Tid, old: Slot, new: Slot) -> bool {
+        let done = table.replace(tid, old, new);
+        if done == Ok(true) {
+            self.emptied.push(old.css_set);
         }
-        state
+        done.is_ok()
     }
 }
 
@@ -110,16 +105,18 @@ impl Hierarchy {
     /// A hierarchy with these controllers on this machine, with every task in its root. `owner` is the uid of the server.
     pub fn new(machine: Arc<dyn Machine>, subsys: Vec<&'static Subsys>, tracker: Box<dyn Tracker>, owner: u32) -> Self {
         let tree = RwLock::new(Tree::new(&*machine));
-        let css_set_lock = Mutex::new(CssSet {
-            members: Members::default(),
+        let table = tracker.table().clone();
+        let css_set_lock = Mutex::new(Tracked {
             tracker,
-            changing: false,
-            changed: false,
-            unsettled: Vec::new(),
+            sets: CssSets::default(),
+            emptied: Vec::new(),
+            inhabited: FxHashSet::default(),
             settle: Vec::new(),
-            looked_at: ROOT,
+            next_poll: machine.now(),
+            looked_at: 0,
+            drift: 0,
         });
-        Self { machine, subsys, owner, cgroup_mutex: Mutex::new(()), css_set_lock, tree }
+        Self { machine, subsys, owner, cgroup_mutex: Mutex::new(()), css_set_lock, table, tree }
     }
 
     /// The machine.
@@ -147,22 +144,55 @@ impl Hierarchy {
         Some(Locked { hierarchy: self, _guard: self.cgroup_mutex.try_lock()? })
     }
 
-    fn sync(&self) -> MutexGuard<'_, CssSet> {
-        let mut css_set = self.css_set_lock.lock();
-        let CssSet { members, tracker, changing, unsettled, .. } = &mut *css_set;
-        let fork = ForkHooks { hierarchy: self, changing: *changing, unsettled: RefCell::new(unsettled) };
-        tracker.sync(&*self.machine, members, &fork);
-        css_set
+    fn sync(&self) -> MutexGuard<'_, Tracked> {
+        let mut tracked = self.css_set_lock.lock();
+        tracked.tracker.sync(&*self.machine);
+        tracked
     }
 
-    /// Whether a task may have been born since the last `sync`.
-    fn births_since_sync(&self) -> bool {
-        self.css_set_lock.lock().tracker.births_since(&*self.machine)
+    /// Begins to follow forks and exits, or ends it.
+    fn activate(&self, on: bool) -> Result<()> {
+        self.css_set_lock.lock().tracker.activate(&*self.machine, on).map_err(|error| {
+            log::error!("forks and exits cannot be followed: {error}");
+            Error::Sys(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+        })
+    }
+
+    /// The tasks of a group other than the root that are alive, by ascending tid.
+    fn members(&self, tracked: &mut Tracked, id: CgroupId) -> Vec<(Tid, Slot)> {
+        let Tracked { tracker, sets, .. } = tracked;
+        let sets = sets.of_group(id);
+        let mut list: Vec<(Tid, Slot)> = self.table.iter().filter(|(_, slot)| sets.contains(&slot.css_set)).collect();
+        if tracker.reap(&*self.machine, &list) {
+            list.retain(|(tid, slot)| self.table.get(*tid).is_some_and(|now| now.css_set == slot.css_set));
+        }
+        list
+    }
+
+    /// The text of `cgfuse.stat`: which tracker is in use, and what has happened since the mount.
+    pub fn stat(&self) -> Vec<u8> {
+        let tracked = self.css_set_lock.lock();
+        let stats = tracked.tracker.stats();
+        let (name, drift, css_sets) = (tracked.tracker.name(), tracked.drift, tracked.sets.iter().count() + 1);
+        let crate::tracker::Stats { events, lost, rescans, guessed } = stats;
+        format!("tracker {name}\nevents {events}\nlost {lost}\nrescans {rescans}\nguessed {guessed}\ndrift {drift}\ncss_sets {css_sets}\n")
+            .into_bytes()
+    }
+
+    /// Names the program to run when a group becomes empty; empty for none.
+    pub fn set_release_agent(&self, agent: Vec<u8>) {
+        self.css_set_lock.lock().tracker.announce(!agent.is_empty());
+        self.tree.write().release_agent = agent;
+    }
+
+    /// Readable when [`Hierarchy::listen`] has something to do.
+    pub fn tracker_fd(&self) -> Option<OwnedFd> {
+        self.css_set_lock.lock().tracker.fd().and_then(|fd| fd.try_clone_to_owned().ok())
     }
 
     /// Whether showing the members of a group may take long.
     pub fn is_large(&self, id: CgroupId) -> bool {
-        id == ROOT || self.css_set_lock.lock().members.count(id) > MANY
+        id == ROOT || self.css_set_lock.lock().sets.count(&self.table, id) > MANY as u64
     }
 
     /// Whether changing the members of a group, or moving tasks there, may take long.
@@ -199,19 +229,23 @@ impl Hierarchy {
     }
 
     fn group_members(&self, id: CgroupId, ids: Ids) -> Vec<Tid> {
-        let mut css_set = self.sync();
-        let CssSet { members, tracker, .. } = &mut *css_set;
-        tracker.reap(&*self.machine, members, id);
-        let tasks = members.of_group(id);
-        match ids {
-            Ids::Threads => tasks.map(|task| task.tid).collect(),
-            Ids::Processes => tasks.map(|task| task.tgid).collect(),
-        }
+        let members = self.members(&mut self.sync(), id);
+        members.into_iter().map(|(tid, slot)| if ids == Ids::Threads { tid } else { slot.tgid }).collect()
     }
 
     /// All live tasks that no other group holds.
     fn root_members(&self, ids: Ids) -> Vec<Tid> {
         let machine = &*self.machine;
+        let in_root = |tracked: &Tracked, slot: Option<Slot>| slot.is_none_or(|slot| tracked.sets.cgroup(slot.css_set) == ROOT);
+        let mut tracked = self.sync();
+        if tracked.tracker.knows_all() {
+            let mut list: Vec<(Tid, Slot)> = self.table.iter().filter(|(_, slot)| in_root(&tracked, Some(*slot))).collect();
+            if tracked.tracker.reap(machine, &list) {
+                list.retain(|(tid, _)| self.table.get(*tid).is_some());
+            }
+            return list.into_iter().map(|(tid, slot)| if ids == Ids::Threads { tid } else { slot.tgid }).collect();
+        }
+        drop(tracked);
         let live_threads = |tgid| {
             let mut threads = machine.threads(tgid).unwrap_or_default();
             if machine.task(tgid).is_ok_and(|info| info.zombie) {
@@ -221,8 +255,8 @@ impl Hierarchy {
         };
         let listed: Vec<(Tid, Vec<Tid>)> = machine.processes().into_iter().map(live_threads).collect();
         // Whoever is in the list was born before this look.
-        let css_set = self.sync();
-        let in_root = |tid: &Tid| css_set.members.cgroup_of(*tid) == ROOT;
+        let tracked = self.sync();
+        let in_root = |tid: &Tid| in_root(&tracked, self.table.get(*tid));
         match ids {
             Ids::Threads => listed.into_iter().flat_map(|(_, threads)| threads).filter(in_root).collect(),
             Ids::Processes => listed.into_iter().filter(|(_, threads)| threads.iter().any(in_root)).map(|(tgid, _)| tgid).collect(),
@@ -231,17 +265,28 @@ impl Hierarchy {
 
     /// Runs the release agent for the groups that have become empty (`cgroup1_check_for_release`).
     pub fn release(&self) {
-        let emptied = self.css_set_lock.lock().members.take_emptied();
-        for id in emptied {
-            self.check_for_release(id);
+        let mut tracked = self.css_set_lock.lock();
+        let mut emptied = std::mem::take(&mut tracked.emptied);
+        emptied.extend(tracked.tracker.take_emptied());
+        if emptied.is_empty() {
+            return;
         }
+        let mut groups: Vec<CgroupId> = emptied.iter().map(|id| tracked.sets.cgroup(*id)).filter(|id| *id != ROOT).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        emptied.into_iter().filter(|id| self.table.count(*id) == 0).for_each(|id| tracked.sets.remove(id));
+        groups.retain(|id| tracked.sets.count(&self.table, *id) == 0 && tracked.inhabited.remove(id));
+        drop(tracked);
+        groups.into_iter().for_each(|id| self.check_for_release(id));
     }
 
     fn check_for_release(&self, id: CgroupId) {
         let (agent, path) = {
-            let css_set = self.css_set_lock.lock();
+            let tracked = self.css_set_lock.lock();
             let tree = self.tree.read();
-            let due = |group: &Cgroup| id != ROOT && group.notify_on_release && group.children.is_empty() && css_set.members.count(id) == 0;
+            let due = |group: &Cgroup| {
+                id != ROOT && group.notify_on_release && group.children.is_empty() && tracked.sets.count(&self.table, id) == 0
+            };
             if !tree.get(id).is_ok_and(due) {
                 return;
             }
@@ -252,40 +297,79 @@ impl Hierarchy {
         }
     }
 
-    /// Does what is due without anybody asking: finds children that were being born during a move, and groups
-    /// that have become empty while nobody looked. While there are members it is to be called again and again.
+    /// Does what is due without anybody asking: looks at children that were being born during a change, at members that may have
+    /// given themselves something, and for groups that have become empty while nobody looked.
     pub fn housekeeping(&self) {
+        let locked = self.lock();
         let now = self.machine.now();
-        let mut css_set = self.sync();
-        css_set.settle.retain(|due| *due > now);
-        // The dead of some groups each time: first those who want to be told.
-        let CssSet { members, tracker, looked_at, .. } = &mut *css_set;
-        let mut groups: Vec<CgroupId> = members.populated().collect();
-        {
-            let tree = self.tree.read();
-            let told = |id: &CgroupId| !tree.release_agent.is_empty() && tree.get(*id).is_ok_and(|group| group.notify_on_release);
-            groups.sort_unstable_by_key(|id| (!told(id), *id <= *looked_at, *id));
+        let mut tracked = self.sync();
+        if tracked.sets.is_empty() {
+            let _ = tracked.tracker.activate(&*self.machine, false);
+            return;
         }
-        let mut budget = LOOK_AT;
-        for id in groups {
-            if budget == 0 {
-                break;
-            }
-            budget = budget.saturating_sub(members.count(id));
-            *looked_at = id;
-            tracker.reap(&*self.machine, members, id);
+        let poll = tracked.next_poll <= now;
+        let settle = tracked.settle.first().is_some_and(|due| *due <= now);
+        let members = || self.table.iter().filter(|(_, slot)| slot.css_set != ROOT_SET);
+        if poll || settle {
+            tracked.settle.retain(|due| *due > now);
+            let unsettled = |slot: &Slot| slot.fresh && tracked.sets.is_unsettled(slot.css_set, now);
+            let list: Vec<(Tid, Slot)> = members().filter(|(_, slot)| poll || unsettled(slot)).collect();
+            drop(tracked);
+            locked.check(&list);
+            tracked = self.sync();
         }
-        drop(css_set);
+        self.reap(&mut tracked);
+        if poll {
+            tracked.next_poll = now + POLL;
+            self.table.tidy();
+        }
+        self.come_home(&mut tracked, now);
+        // Where nobody tells of them. They are announced and forgotten when the lock is given back.
+        let empty: Vec<CssSetId> = tracked.sets.empty(&self.table).collect();
+        tracked.emptied.extend(empty);
+    }
+
+    /// Takes what the tracker has been told meanwhile.
+    pub fn listen(&self) {
+        drop(self.sync());
         self.release();
+    }
+
+    /// Looks for the dead among some members, where nobody tells: those first whose groups want to be told.
+    fn reap(&self, tracked: &mut Tracked) {
+        let tree = self.tree.read();
+        let told = |id: CgroupId| !tree.release_agent.is_empty() && tree.get(id).is_ok_and(|group| group.notify_on_release);
+        let Tracked { tracker, sets, looked_at, .. } = tracked;
+        let (mut list, others): (Vec<_>, Vec<_>) =
+            self.table.iter().filter(|(_, slot)| slot.css_set != ROOT_SET).partition(|(_, slot)| told(sets.cgroup(slot.css_set)));
+        let next = others.partition_point(|(tid, _)| *tid <= *looked_at);
+        list.extend(others[next..].iter().chain(&others[..next]).take(LOOK_AT));
+        *looked_at = list.last().map_or(0, |(tid, _)| *tid);
+        tracker.reap(&*self.machine, &list);
+    }
+
+    /// Tasks that have gone to the root group some time ago have no children any more that were being born then.
+    fn come_home(&self, tracked: &mut Tracked, now: Instant) {
+        let home: Vec<CssSetId> = tracked.sets.of_group(ROOT).iter().copied().filter(|id| *id != ROOT_SET).collect();
+        let home: Vec<CssSetId> = home.into_iter().filter(|id| !tracked.sets.is_unsettled(*id, now)).collect();
+        if home.is_empty() {
+            return;
+        }
+        for (tid, slot) in self.table.iter().filter(|(_, slot)| home.contains(&slot.css_set)) {
+            let _ = self.table.replace(tid, slot, Slot::new(slot.tgid, ROOT_SET));
+        }
+        home.into_iter().filter(|id| self.table.count(*id) == 0).for_each(|id| tracked.sets.remove(id));
     }
 
     /// When there will be something for [`Hierarchy::housekeeping`] to do; `None` for never unless something is written.
     pub fn next_housekeeping(&self) -> Option<Instant> {
-        let css_set = self.css_set_lock.lock();
-        let poll = if self.tree.read().release_agent.is_empty() { POLL } else { RELEASE_POLL };
-        let poll = (!css_set.members.is_empty()).then(|| self.machine.now() + poll);
-        let emptied = css_set.members.has_emptied().then(|| self.machine.now());
-        css_set.settle.first().copied().into_iter().chain(poll).chain(emptied).min()
+        let tracked = self.css_set_lock.lock();
+        if tracked.sets.is_empty() {
+            return tracked.tracker.is_active().then(|| self.machine.now());
+        }
+        let told = !tracked.tracker.is_prompt() && !self.tree.read().release_agent.is_empty();
+        let poll = tracked.next_poll.min(self.machine.now() + if told { RELEASE_POLL } else { POLL });
+        Some(tracked.settle.first().map_or(poll, |settle| poll.min(*settle)))
     }
 }
 
@@ -339,6 +423,11 @@ impl<'h> Locked<'h> {
             return Err(Error::Busy);
         }
         let group = self.change(|tree| tree.remove(id, &self.hierarchy.subsys))?;
+        {
+            let mut tracked = self.hierarchy.css_set_lock.lock();
+            tracked.inhabited.remove(&id);
+            tracked.sets.of_group(id).to_vec().into_iter().for_each(|set| tracked.sets.remove(set));
+        }
         self.hierarchy.check_for_release(group.parent);
         Ok(())
     }
@@ -359,9 +448,13 @@ impl<'h> Locked<'h> {
 
     /// Whether the group itself has a task that is alive.
     pub fn has_live_tasks(&self, id: CgroupId) -> bool {
-        let mut css_set = self.hierarchy.sync();
-        let CssSet { members, tracker, .. } = &mut *css_set;
-        tracker.live_member(&*self.hierarchy.machine, members, id).is_some()
+        let hierarchy = self.hierarchy;
+        let mut tracked = hierarchy.sync();
+        let count = |tracked: &Tracked| tracked.sets.count(&hierarchy.table, id);
+        if count(&tracked) > 0 && !tracked.tracker.tells_exits() {
+            hierarchy.members(&mut tracked, id);
+        }
+        count(&tracked) > 0
     }
 
     /// Whether the group or one below it has a task that is alive (`cgroup_is_populated`).
@@ -377,7 +470,7 @@ impl<'h> Locked<'h> {
 
     /// Forgets the members that have died and tells the release agent, by the settings as they are: they are about to change.
     pub fn notice_deaths(&self) {
-        let populated: Vec<CgroupId> = self.hierarchy.css_set_lock.lock().members.populated().collect();
+        let populated: Vec<CgroupId> = self.hierarchy.css_set_lock.lock().sets.populated().collect();
         populated.into_iter().filter(|id| self.tree().get(*id).is_ok_and(|group| group.notify_on_release)).for_each(|id| {
             self.has_live_tasks(id);
         });

@@ -2,23 +2,19 @@
 //!
 //! A thread's affinity is C, its group's CPUs, or what it has asked for itself as far as that is within C (the
 //! kernel's `user_cpus_ptr`, here `user`). The kernel does not tell what a thread has asked for, but a thread
-//! whose affinity is not the one it was given here has asked for the one it has.
+//! whose affinity is not the one that C and `user` give has asked for the one it has, unless it was born just before its
+//! creator was given that.
 
-use super::{CftFlags, Cftype, Show, Store, Subsys, TaskState};
+use super::{CftFlags, Cftype, Checked, Show, Store, Subsys, TaskState};
 use crate::bitmap::Bitmap;
-use crate::cgroup::{CgroupId, Change, Locked, ROOT, Tree, Writer};
+use crate::cgroup::{Birth, CgroupId, Change, Locked, ROOT, Tree, Writer};
 use crate::error::{Error, Result};
 use crate::sys::{CAP_SYS_NICE, Errno, Machine, Tid};
 use bitflags::bitflags;
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
-use smallvec::SmallVec;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Builder;
-use std::time::{Duration, Instant};
-
-/// How long after a change of its creator a child that was being born then may be found.
-const BIRTH: Duration = Duration::from_secs(1);
 
 /// Fewer tasks than this are not worth a thread of their own.
 const CHUNK: usize = 128;
@@ -99,30 +95,26 @@ impl Css {
 }
 
 /// What is known of a member's affinity.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TaskCpus {
     /// What the thread has asked for itself (`user_cpus_ptr`), if that is not simply everything.
     user: Option<Bitmap>,
-    /// What it was given last.
-    applied: Bitmap,
-    /// What it had before that, lately: a child that was being born meanwhile still has one of these.
-    previous: SmallVec<[(Bitmap, Instant); 1]>,
 }
 
 impl TaskCpus {
-    /// A thread that comes from the root group: it may have asked for what it has. What it has of CPUs that are offline does
-    /// not show: as if it had been given nothing yet.
+    /// A thread that comes from the root group: it may have asked for what it has.
     fn entering(current: &Bitmap, root: &Bitmap) -> Self {
-        Self { user: (current != root).then(|| current.clone()), applied: Bitmap::new(), previous: SmallVec::new() }
+        Self { user: (current != root).then(|| current.clone()) }
     }
 
     /// Takes note of what a thread in a group with `cpus` has asked for, which shows in its affinity.
     fn observe(&mut self, machine: &dyn Machine, current: &Bitmap, cpus: &Bitmap, root: &Bitmap) {
-        if *current == self.applied {
+        let given = self.within(cpus);
+        if *current == given {
             return;
         }
         // CPUs that are offline do not show; if all are, the kernel has given the thread others.
-        let visible = self.applied.and(&machine.online_cpus());
+        let visible = given.and(&machine.online_cpus());
         // The kernel would have refused what has nothing in common with the cpuset.
         if *current != visible && !visible.is_empty() && current.intersects(cpus) {
             self.user = (!root.is_subset(current)).then(|| current.clone());
@@ -141,30 +133,38 @@ impl TaskCpus {
         self.user.as_ref().filter(usable).cloned().unwrap_or_else(|| machine.own_cpus())
     }
 
-    /// Gives a thread its affinity; what it had is returned if that was something else.
-    fn set(&mut self, machine: &dyn Machine, tid: Tid, current: &Bitmap, wanted: Bitmap) -> std::result::Result<Option<Bitmap>, Errno> {
-        if wanted == *current && wanted == self.applied {
+    /// Gives a thread its affinity; what it had is returned if that was something else. `given` is what it was given last, if
+    /// it was given something.
+    fn give(
+        &self,
+        machine: &dyn Machine,
+        tid: Tid,
+        (current, given): (&Bitmap, Option<&Bitmap>),
+        wanted: &Bitmap,
+    ) -> std::result::Result<Option<Bitmap>, Errno> {
+        if wanted == current && given == Some(wanted) {
             return Ok(None);
         }
-        machine.set_affinity(tid, &wanted)?;
-        let before = std::mem::replace(&mut self.applied, wanted);
+        machine.set_affinity(tid, wanted)?;
         // CPUs that are offline did not show.
-        let had = match before.is_empty() && self.user.is_none() {
-            true => machine.own_cpus(),
-            false if !before.is_empty() && *current != before && before.and(&machine.online_cpus()) == *current => before.clone(),
-            false => current.clone(),
+        let had = match given {
+            None if self.user.is_none() => machine.own_cpus(),
+            Some(given) if given != current && given.and(&machine.online_cpus()) == *current => given.clone(),
+            _ => current.clone(),
         };
-        let now = machine.now();
-        self.previous.retain(|(mask, since)| *mask != before && now.saturating_duration_since(*since) < BIRTH);
-        self.previous.push((before, now));
         Ok(Some(had))
     }
+}
 
-    /// Whether it had this affinity lately.
-    fn had_lately(&self, machine: &dyn Machine, cpus: &Bitmap) -> bool {
-        let now = machine.now();
-        self.previous.iter().any(|(mask, since)| mask == cpus && now.saturating_duration_since(*since) < BIRTH)
+/// Whether a thread has these CPUs because its creator had them when it was born, and has others since.
+fn is_stale(machine: &dyn Machine, birth: &Birth, current: &Bitmap) -> bool {
+    let mut masks = birth.previous.iter().filter_map(|before| before.cpuset.as_ref()).peekable();
+    if masks.peek().is_none() {
+        return false;
     }
+    let online = machine.online_cpus();
+    let had = masks.any(|mask| mask == current || mask.and(&online) == *current);
+    had && !birth.creators.iter().any(|tid| machine.affinity(*tid).as_ref() == Ok(current))
 }
 
 /// The controller.
@@ -178,7 +178,7 @@ pub static SUBSYS: Subsys = Subsys {
     prepare_attach,
     cancel_attach,
     attach,
-    fork,
+    check,
     hotplug,
 };
 
@@ -305,12 +305,15 @@ fn update_cpus(locked: &Locked<'_>, id: CgroupId, old: &Css, new: Css, forced: b
     let machine = locked.machine();
     let apply = |changes: &mut [Change]| {
         let applied = for_each_task(machine, changes, |change, current| {
-            let state = &mut change.task.state.cpuset;
-            state.observe(machine, current, &old.cpus, &root);
-            let wanted = state.within(&cpus);
-            match state.set(machine, change.task.tid, current, wanted) {
+            let state = &mut change.state.cpuset;
+            if !is_stale(machine, &change.birth, current) {
+                state.observe(machine, current, &old.cpus, &root);
+            }
+            let (given, wanted) = (change.known.cpuset.within(&old.cpus), state.within(&cpus));
+            change.given.cpuset = Some(wanted.clone());
+            match state.give(machine, change.tid, (current, Some(&given)), &wanted) {
                 Err(errno) if forced && errno != Errno::ESRCH => {
-                    log::warn!("task {} keeps CPUs {current}: {errno}", change.task.tid);
+                    log::warn!("task {} keeps CPUs {current}: {errno}", change.tid);
                     Ok(None)
                 }
                 done => done,
@@ -341,7 +344,7 @@ fn write_mems(locked: &Locked<'_>, _: &Writer<'_>, id: CgroupId, text: &[u8]) ->
     validate(locked, id, &trial)?;
     let migrate = trial.flags.contains(CsFlags::MEMORY_MIGRATE);
     let apply = |changes: &mut [Change]| {
-        let processes: FxHashSet<Tid> = changes.iter().filter(|_| migrate).map(|change| change.task.tgid).collect();
+        let processes: FxHashSet<Tid> = changes.iter().filter(|_| migrate).map(|change| change.tgid).collect();
         processes.into_iter().for_each(|tgid| migrate_pages(locked.machine(), tgid, &old.mems, &mems));
         Ok(())
     };
@@ -415,7 +418,7 @@ fn can_attach(locked: &Locked<'_>, writer: Option<&Writer<'_>>, to: CgroupId, ch
     }
     let may_set = |tid| locked.machine().creds(tid).is_ok_and(|creds| creds.cap_permitted & !caller.creds.cap_permitted == 0);
     // A task that is gone is not refused.
-    let refused = |change: &Change| !may_set(change.task.tid) && locked.machine().affinity(change.task.tid).is_ok();
+    let refused = |change: &Change| !may_set(change.tid) && locked.machine().affinity(change.tid).is_ok();
     if changes.iter().any(refused) { Err(Error::Perm) } else { Ok(()) }
 }
 
@@ -433,27 +436,29 @@ fn prepare_attach(locked: &Locked<'_>, to: CgroupId, changes: &mut [Change]) -> 
     }
     drop(tree);
     let moved = for_each_task(machine, changes, |change, current| {
-        let state = &mut change.task.state.cpuset;
-        if change.from == ROOT && state.had_lately(machine, current) {
-            // Born on its creator's way to the root, with what he had before: it has asked for nothing.
-            *state = TaskCpus { user: state.user.take(), ..TaskCpus::default() };
-        } else if change.from == ROOT {
-            *state = TaskCpus::entering(current, &root);
-        } else if let Some((_, from)) = sources.iter().find(|(id, _)| *id == change.from) {
-            state.observe(machine, current, from, &root);
+        let state = &mut change.state.cpuset;
+        let from = sources.iter().find(|(id, _)| *id == change.from && *id != ROOT).map(|(_, cpus)| cpus);
+        // Born on its creator's way here or to the root, with what he had before, it has asked for nothing.
+        if !is_stale(machine, &change.birth, current) {
+            match from {
+                Some(from) => state.observe(machine, current, from, &root),
+                None => *state = TaskCpus::entering(current, &root),
+            }
         }
+        let given = from.map(|from| change.known.cpuset.within(from));
         let wanted = if to == ROOT { state.released(machine, &root) } else { state.within(&cpus) };
-        state.set(machine, change.task.tid, current, wanted)
+        change.given.cpuset = Some(wanted.clone());
+        state.give(machine, change.tid, (current, given.as_ref()), &wanted)
     });
     Ok(moved?)
 }
 
 fn cancel_attach(machine: &dyn Machine, changes: &mut [Change]) {
     for change in changes {
-        if let Some(mask) = change.undo.take() {
-            match machine.set_affinity(change.task.tid, &mask) {
-                Ok(()) | Err(Errno::ESRCH) => change.task.state.cpuset.applied = mask,
-                Err(errno) => log::warn!("task {} does not get its CPUs {mask} back: {errno}", change.task.tid),
+        if let Some(mask) = change.before.cpuset.take() {
+            match machine.set_affinity(change.tid, &mask) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(errno) => log::warn!("task {} does not get its CPUs {mask} back: {errno}", change.tid),
             }
         }
     }
@@ -463,28 +468,44 @@ fn cancel_attach(machine: &dyn Machine, changes: &mut [Change]) {
 fn attach(locked: &Locked<'_>, to: CgroupId, changes: &[Change]) {
     let config = |id| css(&locked.tree(), id).cloned();
     let Some(new) = config(to).ok().filter(|new| new.flags.contains(CsFlags::MEMORY_MIGRATE)) else { return };
-    for change in changes.iter().filter(|change| change.task.tid == change.task.tgid) {
+    for change in changes.iter().filter(|change| change.tid == change.tgid) {
         if let Ok(old) = config(change.from) {
-            migrate_pages(locked.machine(), change.task.tgid, &old.mems, &new.mems);
+            migrate_pages(locked.machine(), change.tgid, &old.mems, &new.mems);
         }
     }
 }
 
-/// `cpuset_fork`: a child has its creator's wish, and the CPUs of the group.
-fn fork(machine: &dyn Machine, tree: &Tree, id: CgroupId, child: Tid, state: &mut TaskState, creator: Option<Tid>) {
+/// `cpuset_fork`, and what the kernel's cpuset does in sched_setaffinity(2): a member has what it wishes of its group's CPUs.
+fn check(
+    machine: &dyn Machine,
+    tree: &Tree,
+    id: CgroupId,
+    tid: Tid,
+    state: &mut TaskState,
+    birth: &Birth,
+) -> std::result::Result<Checked, Errno> {
     let state = &mut state.cpuset;
-    let (Ok(current), Ok(css), Ok(root)) = (machine.affinity(child), css(tree, id), css(tree, ROOT)) else { return };
-    // Born just before its creator was changed, it has what its creator had before and has no more.
-    let stale = |creator| state.had_lately(machine, &current) && machine.affinity(creator).as_ref() != Ok(&current);
-    if creator.is_some_and(|creator| !stale(creator)) {
-        state.observe(machine, &current, &css.cpus, &root.cpus);
+    let (Ok(css), Ok(root)) = (css(tree, id), css(tree, ROOT)) else { return Ok(Checked::True) };
+    let current = machine.affinity(tid)?;
+    let given = if id == ROOT { state.released(machine, &root.cpus) } else { state.within(&css.cpus) };
+    if current == given {
+        return Ok(Checked::True);
     }
-    state.applied.clone_from(&current);
-    let wanted = if id == ROOT { state.released(machine, &root.cpus) } else { state.within(&css.cpus) };
-    if let Err(errno) = state.set(machine, child, &current, wanted) {
-        log::info!("child {child} keeps CPUs {current}: {errno}");
+    if is_stale(machine, birth, &current) {
+        machine.set_affinity(tid, &given)?;
+        return Ok(Checked::True);
     }
-    state.previous.clear();
+    let visible = given.and(&machine.online_cpus());
+    // In the root group a task may have what it wants. Without a CPU that is online, the kernel has given the task others.
+    if id == ROOT || current == visible || visible.is_empty() {
+        return Ok(Checked::True);
+    }
+    state.observe(machine, &current, &css.cpus, &root.cpus);
+    let wanted = state.within(&css.cpus);
+    if wanted.and(&machine.online_cpus()) != current {
+        machine.set_affinity(tid, &wanted)?;
+    }
+    Ok(if current.is_subset(&css.cpus) { Checked::True } else { Checked::Drifted })
 }
 
 /// `cpuset_hotplug_workfn` with v1's rules: what is lost is lost for good, and tasks of a group that has nothing left go up.
@@ -545,8 +566,8 @@ where
             if failed.load(Ordering::Relaxed) {
                 break;
             }
-            match machine.affinity(change.task.tid).and_then(|current| f(change, &current)) {
-                Ok(undo) => change.undo = undo,
+            match machine.affinity(change.tid).and_then(|current| f(change, &current)) {
+                Ok(before) => change.before.cpuset = before,
                 Err(Errno::ESRCH) => change.gone = true,
                 Err(errno) => {
                     failed.store(true, Ordering::Relaxed);

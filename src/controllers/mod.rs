@@ -1,12 +1,13 @@
 //! Controller layer: the table of controllers and what a row of it, and a control file, consists of.
 //!
-//! A controller is one file here and one line in [`SUBSYS`], [`Css`] and [`TaskState`].
+//! A controller is one file here and one line in [`SUBSYS`], [`Css`], [`TaskState`] and [`Before`].
 
 pub mod cpuset;
 
-use crate::cgroup::{CgroupId, Change, Locked, Tree, Writer};
+use crate::bitmap::Bitmap;
+use crate::cgroup::{Birth, CgroupId, Change, Hierarchy, Locked, Tree, Writer};
 use crate::error::Result;
-use crate::sys::{Machine, Tid};
+use crate::sys::{Errno, Machine, Tid};
 use bitflags::bitflags;
 
 /// Every controller, in the order in which their files are listed.
@@ -24,11 +25,28 @@ pub struct Css {
     pub cpuset: cpuset::Css,
 }
 
-/// The controllers' state of one task that is in a group.
-#[derive(Clone, Debug, Default)]
+/// What the controllers know of a task that is in a group, beyond what the group says. A child inherits it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TaskState {
     /// The cpuset controller's.
     pub cpuset: cpuset::TaskCpus,
+}
+
+/// What a task had before a change, for taking it back and for knowing a child that was being born meanwhile; nothing where it
+/// has not been changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Before {
+    /// Its CPUs.
+    pub cpuset: Option<Bitmap>,
+}
+
+/// What a look at a member has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Checked {
+    /// It has what it should have, or has it now.
+    True,
+    /// It had given itself something that its group does not have, and has been put back.
+    Drifted,
 }
 
 /// A controller (struct cgroup_subsys). Hooks carry the kernel's names; one that is not needed is a function that does nothing.
@@ -51,9 +69,12 @@ pub struct Subsys {
     pub cancel_attach: fn(&dyn Machine, &mut [Change]),
     /// The move is done; what is left cannot fail.
     pub attach: fn(&Locked<'_>, CgroupId, &[Change]),
-    /// A child has been found, and has its creator's state: makes it true. The last argument is the creator, unless that was
-    /// being changed meanwhile: then nothing the child has is its own wish.
-    pub fork: fn(&dyn Machine, &Tree, CgroupId, Tid, &mut TaskState, Option<Tid>),
+    /// Looks at a member, and makes true what its group and its state say. If it has asked for something itself, the state changes. The last
+    /// argument says what it may have inherited without having asked for it.
+    ///
+    /// # Errors
+    /// ESRCH if it is gone, else what giving it what it should have says.
+    pub check: fn(&dyn Machine, &Tree, CgroupId, Tid, &mut TaskState, &Birth) -> std::result::Result<Checked, Errno>,
     /// CPUs or nodes have come or gone.
     pub hotplug: fn(&Locked<'_>),
 }
@@ -87,6 +108,8 @@ pub enum Show {
     Number(fn(&Tree, CgroupId) -> i64),
     /// Text, given with its newline (`seq_show`).
     Text(fn(&Tree, CgroupId) -> Vec<u8>),
+    /// Text about the hierarchy as a whole, given with its newline.
+    Whole(fn(&Hierarchy) -> Vec<u8>),
     /// The members, one id a line.
     Members(Ids),
 }

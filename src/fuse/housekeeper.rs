@@ -1,27 +1,40 @@
 //! FUSE layer: the threads that act without a request: what is due later, and CPUs that come and go.
 
 use crate::vfs::Vfs;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
+use smallvec::{SmallVec, smallvec};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The multicast group of the kernel's own uevents.
 const KERNEL_UEVENTS: u32 = 1;
 
+/// How long the tracker is left alone after it has been looked after: events that come one by one are taken together.
+const PAUSE: Duration = Duration::from_millis(2);
+
 /// Wakes the thread that looks after a hierarchy; sleeps for as long as there is nothing to look after.
 #[derive(Clone)]
 pub(super) struct Housekeeper {
-    shared: Arc<(Mutex<Option<Instant>>, Condvar)>,
+    shared: Arc<Shared>,
+}
+
+/// When something is due, and what wakes the thread if that changes.
+struct Shared {
+    next: Mutex<Option<Instant>>,
+    wake: EventFd,
 }
 
 impl Housekeeper {
     /// Starts the threads; they end with the hierarchy.
     pub(super) fn new(vfs: &Arc<Vfs>) -> io::Result<Self> {
-        let housekeeper = Self { shared: Arc::default() };
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let housekeeper = Self { shared: Arc::new(Shared { next: Mutex::default(), wake }) };
         let (shared, weak) = (housekeeper.shared.clone(), Arc::downgrade(vfs));
         thread::Builder::new().name("housekeeper".into()).spawn(move || keep(&shared, &weak))?;
         let weak = Arc::downgrade(vfs);
@@ -38,11 +51,11 @@ impl Housekeeper {
     /// Makes sure that what is due now or later will be done then.
     pub(super) fn look(&self, vfs: &Vfs) {
         let Some(due) = vfs.hierarchy().next_housekeeping() else { return };
-        let (next, changed) = &*self.shared;
-        let mut next = next.lock();
+        let mut next = self.shared.next.lock();
         if next.is_none_or(|next| due < next) {
             *next = Some(due);
-            changed.notify_one();
+            // It cannot fail but for a counter that is full, and then the thread is awake.
+            let _ = self.shared.wake.write(1);
         }
     }
 
@@ -65,28 +78,44 @@ impl Housekeeper {
     }
 }
 
-fn keep(shared: &(Mutex<Option<Instant>>, Condvar), vfs: &Weak<Vfs>) {
-    let (next, changed) = shared;
+fn keep(shared: &Shared, vfs: &Weak<Vfs>) {
     loop {
-        let mut due = next.lock();
-        match *due {
-            Some(at) if at <= Instant::now() => *due = None,
-            Some(at) => {
-                changed.wait_until(&mut due, at);
-                continue;
-            }
-            None => {
-                changed.wait(&mut due);
-                continue;
-            }
+        let due = *shared.next.lock();
+        // What the tracker listens to may have changed.
+        let Some(tracker) = vfs.upgrade().map(|vfs| vfs.hierarchy().tracker_fd()) else { return };
+        let told = sleep(shared, tracker.as_ref(), due);
+        let is_due = due.is_some_and(|due| due <= Instant::now());
+        if !told && !is_due {
+            continue;
         }
-        drop(due);
         let Some(vfs) = vfs.upgrade() else { return };
-        vfs.hierarchy().housekeeping();
+        if is_due {
+            *shared.next.lock() = None;
+            vfs.hierarchy().housekeeping();
+        } else {
+            vfs.hierarchy().listen();
+        }
         let again = vfs.hierarchy().next_housekeeping();
-        let mut due = next.lock();
-        *due = [*due, again].into_iter().flatten().min();
+        drop(vfs);
+        let mut next = shared.next.lock();
+        *next = [*next, again].into_iter().flatten().min();
+        drop(next);
+        if told {
+            thread::sleep(PAUSE);
+        }
     }
+}
+
+/// Sleeps until something is due, the time of that has changed, or the tracker has something; whether it has.
+fn sleep(shared: &Shared, tracker: Option<&OwnedFd>, due: Option<Instant>) -> bool {
+    let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+    // Rounded up: not before it is due.
+    let timeout = left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX));
+    let mut fds: SmallVec<[PollFd<'_>; 2]> = smallvec![PollFd::new(shared.wake.as_fd(), PollFlags::POLLIN)];
+    fds.extend(tracker.map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
+    let told = poll(&mut fds, timeout).is_ok() && fds.get(1).is_some_and(|fd| fd.any() == Some(true));
+    let _ = shared.wake.read();
+    told
 }
 
 /// A socket that hears the kernel's device events.

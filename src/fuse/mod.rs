@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::options::MountOptions;
 use crate::sys::Machine;
 use crate::sys::linux::Linux;
-use crate::tracker::Scan;
+use crate::tracker;
 use crate::vfs::{Client, RootAttr, SetAttr, Stat, Vfs, XattrMode};
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig,
@@ -57,7 +57,7 @@ impl Server {
     /// What kept it from being mounted, and what to do about it.
     pub fn mount(dir: &Path, options: &MountOptions) -> std::result::Result<Self, MountError> {
         let machine = Arc::new(Linux::new().map_err(MountError::Proc)?);
-        let vfs = Arc::new(new_vfs(machine, options));
+        let vfs = Arc::new(new_vfs(machine, options).map_err(MountError::Tracker)?);
         let dir = dir.canonicalize().map_err(|error| MountError::Dir(dir.to_owned(), error))?;
         let fd = mount::mount(&dir, options)?;
         let serve = || -> io::Result<JoinHandle<io::Result<()>>> {
@@ -89,23 +89,25 @@ impl Server {
     }
 }
 
-fn new_vfs(machine: Arc<dyn Machine>, options: &MountOptions) -> Vfs {
+fn new_vfs(machine: Arc<dyn Machine>, options: &MountOptions) -> io::Result<Vfs> {
     let chosen = |name: &str| options.controllers.as_ref().is_none_or(|names| names.iter().any(|chosen| chosen == name));
     let subsys = SUBSYS.iter().copied().filter(|ss| chosen(ss.name)).collect();
-    let hierarchy = Hierarchy::new(machine, subsys, Box::new(Scan::default()), geteuid().as_raw());
+    let tracker = tracker::open(&*machine, options.tracker)?;
+    log::info!("forks and exits are followed by {}", tracker.name());
+    let hierarchy = Hierarchy::new(machine, subsys, tracker, geteuid().as_raw());
     hierarchy.lock().change(|tree| {
-        tree.release_agent = options.release_agent.clone().unwrap_or_default().into_bytes();
         if let Ok(root) = tree.get_mut(crate::cgroup::ROOT) {
             root.clone_children = options.clone_children;
         }
     });
+    hierarchy.set_release_agent(options.release_agent.clone().unwrap_or_default().into_bytes());
     let root = RootAttr {
         uid: options.uid.unwrap_or(geteuid().as_raw()),
         gid: options.gid.unwrap_or(getegid().as_raw()),
         // The kernel's 0555 is for root, whom modes do not bind; an owner who is not root must be able to make groups.
         mode: options.mode.map_or(if geteuid().is_root() { 0o555 } else { 0o755 }, |mode| mode as u16),
     };
-    Vfs::new(hierarchy, options.noprefix, root)
+    Ok(Vfs::new(hierarchy, options.noprefix, root))
 }
 
 /// The FUSE side of a hierarchy. One thread takes the requests: with several, each operation would cost one

@@ -27,6 +27,9 @@ pub enum MountError {
     /// /proc is needed to find tasks.
     #[error("cannot read /proc/self/status: {0}; mount /proc first")]
     Proc(io::Error),
+    /// The back end that was asked for does not work here.
+    #[error("cannot follow forks and exits: {0}; without '-o tracker=' the best way that works is taken")]
+    Tracker(io::Error),
     /// No FUSE in the kernel, or no access to it.
     #[error("cannot open {DEVICE}: {}{}", .0, device_hint(.0))]
     Device(io::Error),

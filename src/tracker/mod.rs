@@ -1,46 +1,144 @@
-//! Tracker layer: keeps membership true while tasks fork and exit.
+//! Tracker layer: keeps the [`Table`] of tasks true while they fork, execute programs and exit.
 
 pub mod events;
-pub mod new;
 mod scan;
 pub mod table;
 
-use crate::cgroup::{CgroupId, Members, Task};
-use crate::controllers::TaskState;
-use crate::sys::{Machine, Tid};
-
 pub use scan::Scan;
 
-/// What a back end needs to put a child into a group: the child's state follows from its creator's.
-pub trait Fork {
-    /// The state of a child of `creator`, in the creator's group.
-    fn fork(&self, child: Tid, creator: &Task) -> TaskState;
+use crate::sys::{Machine, TaskFlags, Tid};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use table::{CssSetId, ROOT_SET, Slot, Table};
+
+/// A back end, as `-o tracker=` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The kernel keeps the table itself, by BPF programs. Needs CAP_BPF and CAP_PERFMON, and the initial pid namespace.
+    Bpf,
+    /// perf's task events: of all tasks with CAP_PERFMON, of the members' processes for an ordinary user.
+    Perf,
+    /// The proc connector. For an ordinary user from Linux 6.6 on; in the initial user and pid namespaces.
+    Netlink,
+    /// Looks for new pids whenever something is asked. Works everywhere, and is not exact.
+    Scan,
 }
 
-/// A source of forks and exits. After `sync` the members are those of some moment during the call.
+impl Kind {
+    /// All of them, the best one first.
+    pub const ALL: [Self; 4] = [Self::Bpf, Self::Perf, Self::Netlink, Self::Scan];
+
+    /// The name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bpf => "bpf",
+            Self::Perf => "perf",
+            Self::Netlink => "netlink",
+            Self::Scan => "scan",
+        }
+    }
+}
+
+/// Starts a back end: the one that is asked for, else the best one that works here.
+///
+/// # Errors
+/// Why the one that is asked for does not work.
+pub fn open(machine: &dyn Machine, asked: Option<Kind>) -> io::Result<Box<dyn Tracker>> {
+    let _ = asked;
+    Ok(Box::new(Scan::new(machine.pid_max())?))
+}
+
+/// What a back end has seen since the mount, for `cgfuse.stat`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Forks, exits and executed programs that were learned of.
+    pub events: u64,
+    /// How often some of them were lost.
+    pub lost: u64,
+    /// How often /proc was read to make up for a loss.
+    pub rescans: u64,
+    /// Children whose creator was not told exactly, and had to be guessed.
+    pub guessed: u64,
+}
+
+/// A source of forks and exits, and its table. A child is inserted into its creator's css_set; whoever has exited is not in the table.
 pub trait Tracker: Send {
-    /// Adds the children born since the last call to their creators' groups.
-    fn sync(&mut self, machine: &dyn Machine, members: &mut Members, fork: &dyn Fork);
+    /// The name that `-o tracker=` knows it by.
+    fn name(&self) -> &'static str;
 
-    /// Forgets the dead among the members of a group.
-    fn reap(&mut self, machine: &dyn Machine, members: &mut Members, id: CgroupId);
+    /// The table. While the tracker is not active it holds nobody, unless it costs nothing to keep.
+    fn table(&self) -> &Arc<Table>;
 
-    /// Tasks are about to change their places, or have done so: newborns whose creators are not members may turn out to be
-    /// children of theirs, and are remembered meanwhile and looked at again afterwards.
-    fn hold(&mut self, on: bool);
+    /// Some task is about to leave the root group, or none is outside any more. Asked for what it is already doing, it does nothing.
+    ///
+    /// # Errors
+    /// What the event source says; the tracker is not active then.
+    fn activate(&mut self, machine: &dyn Machine, on: bool) -> io::Result<()>;
 
-    /// Looks again, at the next `sync`, at the remembered newborn threads of a process. Whether there are any.
-    fn look_again(&mut self, tgid: Tid) -> bool;
+    /// Whether it follows forks and exits only because it was told to, and could stop.
+    fn is_active(&self) -> bool;
 
-    /// A task has gone to the root group. Children that were born on the way still have to be told.
-    fn released(&mut self, machine: &dyn Machine, task: &Task);
+    /// Whether the table holds all tasks of the machine, not only members and their processes' threads.
+    fn knows_all(&self) -> bool;
 
-    /// The state of whoever may have created this thread of the root group on his way there: it may still have his CPUs.
-    fn maker_state(&self, machine: &dyn Machine, tgid: Tid, tid: Tid) -> Option<TaskState>;
+    /// Whether whoever has exited is out of the table after [`Tracker::sync`], so that [`Tracker::reap`] has nothing to do.
+    fn tells_exits(&self) -> bool;
 
-    /// Whether any task may have been born since the last `sync`: false only if certainly none has.
-    fn births_since(&self, machine: &dyn Machine) -> bool;
+    /// Whether its descriptor becomes readable soon after the last task of a css_set has exited.
+    fn is_prompt(&self) -> bool;
 
-    /// A live member of a group, if it has one.
-    fn live_member(&mut self, machine: &dyn Machine, members: &mut Members, id: CgroupId) -> Option<Task>;
+    /// Brings the table up to date: afterwards it is that of some moment during the call.
+    fn sync(&mut self, machine: &dyn Machine);
+
+    /// Makes sure that all threads of a process are in the table, those that were not as tasks of the root group.
+    fn know(&mut self, machine: &dyn Machine, tgid: Tid);
+
+    /// Takes those of these members out of the table that have exited, where [`Tracker::sync`] may have missed it. Whether there were any.
+    fn reap(&mut self, _machine: &dyn Machine, _members: &[(Tid, Slot)]) -> bool {
+        false
+    }
+
+    /// A task turned out to have exited.
+    fn exited(&mut self, _tid: Tid) {}
+
+    /// While the threads of a process are moved one after the other, a thread that is born there goes to this css_set.
+    fn redirect(&mut self, _process: Option<(Tid, CssSetId)>) {}
+
+    /// Whether somebody wants to know at once that a css_set is empty: the descriptor becomes readable then.
+    fn announce(&mut self, _on: bool) {}
+
+    /// The css_sets that have become empty since the last call by deaths; where nobody wants to know at once, perhaps not all.
+    fn take_emptied(&mut self) -> Vec<CssSetId>;
+
+    /// Readable when `sync` has something to do before the next regular look.
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// What has been seen.
+    fn stats(&self) -> Stats;
+}
+
+/// The slot of a child that has just been found, with its creator and his css_set.
+pub fn born(machine: &dyn Machine, (child, tgid): (Tid, Tid), (creator, css_set): (Tid, CssSetId)) -> Slot {
+    let fresh = css_set != ROOT_SET && machine.affinity(child) != machine.affinity(creator);
+    Slot { fresh, ..Slot::new(tgid, css_set) }
+}
+
+/// Records a task that is there without anybody having told, as one of the root group, unless it is about to be gone.
+pub fn adopt(machine: &dyn Machine, table: &Table, tid: Tid, tgid: Tid) {
+    let slot = Slot::new(tgid, ROOT_SET);
+    // In this order: whoever is not exiting after the insertion is taken out when he exits.
+    if table.insert(tid, slot) && !machine.task(tid).is_ok_and(|info| !info.zombie && !info.flags.contains(TaskFlags::EXITING)) {
+        // Somebody else may have done it, or the pid may be in use again.
+        let _ = table.remove_if(tid, slot);
+    }
+}
+
+/// Records all tasks that there are.
+pub fn adopt_all(machine: &dyn Machine, table: &Table) {
+    for tgid in machine.processes() {
+        machine.threads(tgid).unwrap_or_default().into_iter().for_each(|tid| adopt(machine, table, tid, tgid));
+    }
 }

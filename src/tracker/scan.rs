@@ -14,11 +14,12 @@
 //! - that another thread than the main one has executed a program while the main one lived;
 //! - a task made with a pid of the caller's choice (clone3's `set_tid`), and anything born more than one lap of pids ago.
 
-use super::{Fork, Tracker};
-use crate::cgroup::{CgroupId, Members, Task};
-use crate::controllers::TaskState;
+use super::table::{CssSetId, ROOT_SET, Slot, Table};
+use super::{Stats, Tracker, born};
 use crate::sys::{Errno, Machine, Tid};
 use rustc_hash::{FxHashMap, FxHashSet};
+use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a fork may take between taking a pid and being visible: on a machine at its limits a creator of low priority waits for
@@ -31,14 +32,14 @@ const AGED: Duration = Duration::from_millis(5);
 /// How long a pid may take between counting as the last one and being taken: some instructions under a spin lock.
 const ALLOC_TIME: Duration = Duration::from_millis(2);
 
-/// How long a task that has gone to the root group is remembered for its children's sake.
-const RELEASED_TIME: Duration = Duration::from_secs(1);
-
 /// When more pids than this have been taken, all tasks are listed instead.
 const MANY_PIDS: Tid = 50_000;
 
 /// So many of the last pids may belong to forks that were under way when nobody had been looking.
 const IN_FLIGHT: usize = 32;
+
+/// How often the threads of a process are listed again before a storm of new ones is left to the looks to come.
+const MAX_ROUNDS: usize = 100;
 
 /// So many processes that make threads are remembered.
 const MAKERS: usize = 4;
@@ -51,18 +52,11 @@ struct Newborn {
     start_time: Option<u64>,
 }
 
-/// The threads of a process that have gone to the root group: one of them as it was then, all of them, when, and the last pid then.
+/// See the module. The table holds the members, and all other threads of their processes.
 #[derive(Debug)]
-struct Released {
-    task: Task,
-    tids: FxHashSet<Tid>,
-    since: Instant,
-    last_pid: Option<Tid>,
-}
-
-/// See the module.
-#[derive(Debug, Default)]
 pub struct Scan {
+    table: Arc<Table>,
+    active: bool,
     last_pid: Option<Tid>,
     /// Pids without a task that a fork under way may have, and since when.
     pending: Vec<(Tid, Instant)>,
@@ -70,16 +64,78 @@ pub struct Scan {
     aged: Vec<(Tid, Instant, Instant)>,
     /// The processes that have made threads lately, the last one first.
     makers: Vec<Tid>,
-    /// Newborns without a creator among the members are remembered in `held`, with their processes.
-    hold: bool,
-    held: Vec<(Tid, Tid)>,
-    /// Processes of which a thread has gone to the root group lately, with that thread.
-    released: FxHashMap<Tid, Released>,
+    /// Processes in the table whose main thread has died while others lived: its tid is free for the one that executes a program.
+    headless: FxHashSet<Tid>,
+    /// When the main threads in the table started: a reused tid is not mistaken for its predecessor.
+    starts: FxHashMap<Tid, u64>,
+    emptied: Vec<CssSetId>,
+    stats: Stats,
     /// All tasks at the last look and when they started, where the machine does not tell its last pid.
     seen: FxHashMap<Tid, u64>,
 }
 
 impl Scan {
+    /// A tracker for pids below `pid_max`.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn new(pid_max: Tid) -> io::Result<Self> {
+        Ok(Self {
+            table: Arc::new(Table::anonymous(pid_max)?),
+            active: false,
+            last_pid: None,
+            pending: Vec::new(),
+            aged: Vec::new(),
+            makers: Vec::new(),
+            headless: FxHashSet::default(),
+            starts: FxHashMap::default(),
+            emptied: Vec::new(),
+            stats: Stats::default(),
+            seen: FxHashMap::default(),
+        })
+    }
+
+    /// Whether a process has threads in the table.
+    fn knows(&self, tgid: Tid) -> bool {
+        self.table.get(tgid).is_some() || self.headless.contains(&tgid)
+    }
+
+    /// Records a task.
+    fn add(&mut self, tid: Tid, slot: Slot, start_time: Option<u64>) {
+        self.table.insert(tid, slot);
+        if tid == slot.tgid {
+            self.headless.remove(&tid);
+            self.starts.extend(start_time.map(|start| (tid, start)));
+        }
+    }
+
+    /// Forgets a task that has exited.
+    fn remove(&mut self, tid: Tid) {
+        let Some((slot, emptied)) = self.table.remove(tid) else { return };
+        if emptied {
+            self.emptied.push(slot.css_set);
+        }
+        self.starts.remove(&tid);
+        if tid == slot.tgid || self.headless.contains(&slot.tgid) {
+            if self.table.of_process(slot.tgid).next().is_some() {
+                self.headless.insert(slot.tgid);
+            } else {
+                self.headless.remove(&slot.tgid);
+            }
+        }
+    }
+
+    /// Whether a task in the table is alive, and still the same.
+    fn alive(&self, machine: &dyn Machine, tid: Tid, tgid: Tid) -> bool {
+        if tid == tgid {
+            let same = |start| self.starts.get(&tid).is_none_or(|known| *known == start);
+            machine.task(tid).is_ok_and(|info| !info.zombie && same(info.start_time))
+        } else {
+            // A thread that is not the leader leaves no zombie.
+            machine.is_thread_of(tgid, tid)
+        }
+    }
+
     /// The pids that have been taken since the last look, in their order.
     fn taken(&mut self, machine: &dyn Machine) -> Vec<Tid> {
         let Some(now) = machine.last_pid() else { return self.unseen(machine) };
@@ -137,17 +193,75 @@ impl Scan {
         if age < AGED { self.pending.push((tid, since)) } else { self.aged.push((tid, since, now + age)) }
     }
 
-    /// Forgets all history: what exists now is where `members` says, and what is being born is not yet.
+    /// Begins: what exists now is in the root group, and what is being born is not yet.
     fn start(&mut self, machine: &dyn Machine) {
-        let before = self.last_pid;
         self.taken(machine);
         let now = machine.now();
-        for (tid, since) in std::mem::take(&mut self.pending) {
-            self.wait_for(machine, tid, since, now, true);
-        }
-        if let Some(last) = self.last_pid.filter(|last| Some(*last) != before) {
+        if let Some(last) = self.last_pid {
             let invisible = |tid: &Tid| may_be_under_way(machine, *tid, Duration::ZERO);
             self.pending = ((last - IN_FLIGHT as Tid).max(1)..=last).filter(invisible).map(|tid| (tid, now)).collect();
+        }
+    }
+
+    /// The thread of process `tgid` that has created `child`, if the process is known. The one that the affinity speaks for is taken
+    /// where nothing else tells; those of `newborn` may not have a place yet.
+    fn creator(&mut self, machine: &dyn Machine, newborn: &[Tid], (tgid, child, is_thread): (Tid, Tid, bool)) -> Option<(Tid, Slot)> {
+        if !self.knows(tgid) {
+            return None;
+        }
+        let threads: Vec<(Tid, Slot)> = self.table.of_process(tgid).filter(|(tid, _)| *tid != child).collect();
+        let first = *threads.first()?;
+        if threads.iter().all(|(_, slot)| slot.css_set == first.1.css_set) {
+            return Some(first);
+        }
+        // The kernel tells the thread that a process is a child of, as long as that thread lives.
+        let is_parent = |tid: Tid| machine.children(tid).is_ok_and(|children| children.contains(&child));
+        if !is_thread && let Some(parent) = threads.iter().find(|(tid, _)| is_parent(*tid)) {
+            return Some(*parent);
+        }
+        self.stats.guessed += 1;
+        let leader = self.table.get(tgid).filter(|_| self.alive(machine, tgid, tgid)).map(|slot| (tgid, slot));
+        let member = threads.iter().find(|(_, slot)| slot.css_set != ROOT_SET).copied();
+        let otherwise = leader.or(member);
+        // A child has its creator's affinity until it asks for another.
+        let Ok(mask) = machine.affinity(child) else { return otherwise };
+        let alike = |tid: Tid| machine.affinity(tid).as_ref() == Ok(&mask);
+        if leader.is_some() && alike(tgid) {
+            return leader;
+        }
+        let thread = threads.iter().find(|(tid, slot)| slot.css_set != ROOT_SET && alike(*tid));
+        let in_root = |(tid, slot): &&(Tid, Slot)| {
+            slot.css_set == ROOT_SET && is_older(machine, *tid, child) && !newborn.contains(tid) && alike(*tid)
+        };
+        thread.or_else(|| threads.iter().find(in_root)).copied().or(otherwise)
+    }
+
+    /// Puts a task that has just been found into its creator's css_set, if that is known.
+    fn born(&mut self, machine: &dyn Machine, newborn: &[Tid], tid: Tid, info: &Newborn) {
+        self.stats.events += 1;
+        let is_thread = info.tgid != tid;
+        match self.table.get(tid) {
+            Some(slot) if slot.tgid == info.tgid && (is_thread || info.start_time == self.starts.get(&tid).copied()) => return,
+            // The pid of a dead task, used again.
+            Some(_) => self.remove(tid),
+            None => {}
+        }
+        let parent = if is_thread { info.tgid } else { info.ppid };
+        let Some((creator, slot)) = self.creator(machine, newborn, (parent, tid, is_thread)) else { return };
+        if is_thread || slot.css_set != ROOT_SET {
+            self.add(tid, born(machine, (tid, info.tgid), (creator, slot.css_set)), info.start_time);
+        }
+    }
+
+    /// A dead main thread that lives again is another thread of the process that has executed a program (`de_thread`).
+    fn follow_exec(&mut self, machine: &dyn Machine) {
+        for tgid in self.headless.iter().copied().collect::<Vec<_>>() {
+            let Some(info) = machine.task(tgid).ok().filter(|info| !info.zombie) else { continue };
+            let threads: Vec<(Tid, Slot)> = self.table.of_process(tgid).collect();
+            if let Some((tid, slot)) = threads.into_iter().find(|(tid, _)| !machine.is_thread_of(tgid, *tid)) {
+                self.add(tgid, slot, Some(info.start_time));
+                self.remove(tid);
+            }
         }
     }
 }
@@ -162,219 +276,156 @@ fn is_older(machine: &dyn Machine, tid: Tid, than: Tid) -> bool {
     tid != than && (tid - than).rem_euclid(machine.pid_max()) > machine.pid_max() / 2
 }
 
-/// The thread of process `tgid` that has created `child`, if it is in a group. Those of `newborn` may not have a place yet.
-fn creator<'m>(
-    machine: &dyn Machine,
-    members: &'m Members,
-    newborn: &[Tid],
-    (tgid, child, is_thread): (Tid, Tid, bool),
-) -> Option<&'m Task> {
-    let first = members.of_process(tgid).next()?;
-    let together = members.is_complete(tgid) && members.of_process(tgid).all(|task| task.cgroup == first.cgroup);
-    let others = || machine.threads(tgid).unwrap_or_default().into_iter().filter(|tid| *tid != child);
-    // Spread over groups: the kernel tells the thread that a process is a child of, as long as that thread lives.
-    if !together
-        && !is_thread
-        && let Some(tid) = others().find(|tid| machine.children(*tid).is_ok_and(|children| children.contains(&child)))
-    {
-        return members.get(tid);
-    }
-    // A child has its creator's affinity until it asks for another.
-    let Ok(mask) = machine.affinity(child) else { return Some(first) };
-    let alike = |tid| machine.affinity(tid).as_ref() == Ok(&mask);
-    let leader = members.get(tgid);
-    let leader_alive = leader.is_some() || machine.task(tgid).is_ok_and(|info| !info.zombie);
-    if leader_alive && alike(tgid) {
-        return leader;
-    }
-    let thread = members.of_process(tgid).find(|task| task.tid != child && alike(task.tid));
-    if thread.is_some() {
-        return thread;
-    }
-    let in_root = |tid: &Tid| *tid != tgid && members.get(*tid).is_none() && is_older(machine, *tid, child) && !newborn.contains(tid);
-    if !together && others().filter(in_root).any(alike) {
-        return None;
-    }
-    if leader_alive { leader } else { Some(first) }
-}
-
-/// The thread that has gone to the root group while `child` was born of its process: no thread that is there has the child's CPUs.
-fn released_creator<'r>(
-    machine: &dyn Machine,
-    released: &'r FxHashMap<Tid, Released>,
-    newborn: &[Tid],
-    tgid: Tid,
-    child: Tid,
-) -> Option<&'r Task> {
-    let task = &released.get(&tgid)?.task;
-    let mask = machine.affinity(child).ok()?;
-    let has_them = |tid| is_older(machine, tid, child) && !newborn.contains(&tid) && machine.affinity(tid).as_ref() == Ok(&mask);
-    let inherited = machine.threads(tgid).ok()?.into_iter().any(has_them);
-    (!inherited).then_some(task)
-}
-
-/// Puts a task that has just been found into its creator's group, if that is known.
-fn born(
-    machine: &dyn Machine,
-    members: &mut Members,
-    fork: &dyn Fork,
-    (newborn, released): (&[Tid], &FxHashMap<Tid, Released>),
-    tid: Tid,
-    info: &Newborn,
-) -> bool {
-    match members.get(tid) {
-        Some(known) if info.start_time.is_some() && known.start_time == info.start_time => return true,
-        // The pid of a dead member, used again: nobody is placed before his birth has been looked for.
-        Some(_) => members.exited(tid),
-        None => {}
-    }
-    let is_thread = info.tgid != tid;
-    let parent = if is_thread { info.tgid } else { info.ppid };
-    let creator = creator(machine, members, newborn, (parent, tid, is_thread));
-    let creator = creator.or_else(|| released_creator(machine, released, newborn, parent, tid));
-    let Some(creator) = creator else { return false };
-    let state = fork.fork(tid, creator);
-    let cgroup = creator.cgroup;
-    members.place(Task { tid, tgid: info.tgid, start_time: info.start_time, cgroup, state });
-    true
-}
-
-/// A dead main thread that lives again is another thread of the process that has executed a program (`de_thread`).
-fn follow_exec(machine: &dyn Machine, members: &mut Members) {
-    let headless: Vec<Tid> = members.headless().collect();
-    for tgid in headless {
-        let Some(info) = machine.task(tgid).ok().filter(|info| !info.zombie) else { continue };
-        let executed = members.of_process(tgid).find(|task| !alive(machine, task)).cloned();
-        if let Some(thread) = executed {
-            members.place(Task { tid: tgid, start_time: Some(info.start_time), ..thread });
+/// The threads of a process. A list of one whose threads come and go may end early: it is made again until there is nothing new in it.
+fn list(machine: &dyn Machine, tgid: Tid, last_pid: Option<Tid>) -> FxHashSet<Tid> {
+    let mut all = FxHashSet::default();
+    for _ in 0..MAX_ROUNDS {
+        let before = all.len();
+        let Ok(threads) = machine.threads(tgid) else { break };
+        let quiet = machine.last_pid().is_some_and(|pid| last_pid == Some(pid));
+        let complete = quiet && machine.thread_count(tgid) == Ok(threads.len());
+        all.extend(threads);
+        if complete || all.len() == before {
+            break;
         }
     }
-}
-
-/// Whether a process that has no thread in the root group has as many threads as are known of it, the main one alive.
-fn has_as_many(machine: &dyn Machine, members: &Members, tgid: Tid) -> bool {
-    let known = members.count_process(tgid);
-    known > 1
-        && members.is_complete(tgid)
-        // The leader's death does not change the number.
-        && machine.task(tgid).is_ok_and(|info| !info.zombie)
-        && machine.thread_count(tgid) == Ok(known)
-}
-
-/// Whether a member is alive, and still the same task.
-fn alive(machine: &dyn Machine, task: &Task) -> bool {
-    if task.tid == task.tgid {
-        machine.task(task.tid).is_ok_and(|info| !info.zombie && task.start_time.is_none_or(|start| start == info.start_time))
-    } else {
-        // A thread that is not the leader leaves no zombie.
-        machine.is_thread_of(task.tgid, task.tid)
-    }
+    all
 }
 
 impl Tracker for Scan {
-    fn sync(&mut self, machine: &dyn Machine, members: &mut Members, fork: &dyn Fork) {
-        let now = machine.now();
-        self.released.retain(|_, released| now.saturating_duration_since(released.since) < RELEASED_TIME);
-        let due = self.aged.extract_if(.., |(_, _, next)| *next <= now).map(|(tid, since, _)| (tid, since));
-        self.pending.extend(due);
-        if members.is_empty() && self.released.is_empty() && !self.hold {
+    fn name(&self) -> &'static str {
+        "scan"
+    }
+
+    fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    fn activate(&mut self, machine: &dyn Machine, on: bool) -> io::Result<()> {
+        if on && !self.active {
             self.start(machine);
+        } else if !on && self.active {
+            let tids: Vec<Tid> = self.table.iter().map(|(tid, _)| tid).collect();
+            tids.into_iter().for_each(|tid| self.remove(tid));
+            self.table.tidy();
+            (self.last_pid, self.pending, self.aged, self.emptied) = Default::default();
+            self.seen.clear();
+        }
+        self.active = on;
+        Ok(())
+    }
+
+    fn is_active(&self) -> bool {
+        self.active
+    }
+
+    fn knows_all(&self) -> bool {
+        false
+    }
+
+    fn tells_exits(&self) -> bool {
+        false
+    }
+
+    fn is_prompt(&self) -> bool {
+        false
+    }
+
+    fn sync(&mut self, machine: &dyn Machine) {
+        if !self.active {
             return;
         }
-        follow_exec(machine, members);
+        let now = machine.now();
+        let due = self.aged.extract_if(.., |(_, _, next)| *next <= now).map(|(tid, since, _)| (tid, since));
+        self.pending.extend(due);
+        self.follow_exec(machine);
         let taken = self.taken(machine);
         if taken.is_empty() && self.pending.is_empty() {
             return;
         }
         // The older ones first: a child's parent has a place before the child is looked up.
         let mut newborn = std::mem::take(&mut self.pending);
-        let nobody = FxHashMap::default();
         let again = newborn.len();
         newborn.extend(taken.into_iter().map(|tid| (tid, now)));
         let tids: Vec<Tid> = newborn.iter().map(|(tid, _)| *tid).collect();
         for (i, (tid, since)) in newborn.into_iter().enumerate() {
             // Looked for again, and placed by somebody meanwhile.
-            if i < again && members.get(tid).is_some() {
+            if i < again && self.table.get(tid).is_some() {
                 continue;
             }
             // Far cheaper than /proc for the many that are dead already.
             match machine.affinity(tid).and_then(|_| self.look_up(machine, tid)) {
-                Ok(info) if info.zombie => members.exited(tid),
-                Ok(info) => {
-                    // While tasks are on their way, who has been released is not known yet.
-                    let released = if self.hold { &nobody } else { &self.released };
-                    if !born(machine, members, fork, (&tids, released), tid, &info) && self.hold {
-                        self.held.push((tid, info.tgid));
-                    }
-                }
+                Ok(info) if info.zombie => self.remove(tid),
+                Ok(info) => self.born(machine, &tids, tid, &info),
                 Err(_) => self.wait_for(machine, tid, since, now, i + IN_FLIGHT >= tids.len()),
             }
         }
     }
 
-    fn reap(&mut self, machine: &dyn Machine, members: &mut Members, id: CgroupId) {
-        let processes: FxHashSet<Tid> = members.of_group(id).map(|task| task.tgid).collect();
-        let mut whole: FxHashSet<Tid> = processes.iter().copied().filter(|tgid| has_as_many(machine, members, *tgid)).collect();
+    fn know(&mut self, machine: &dyn Machine, tgid: Tid) {
+        if self.knows(tgid) {
+            // Who is missing was born since.
+            self.sync(machine);
+            // A dead main thread counts until all are dead.
+            let headless = self.headless.contains(&tgid);
+            let known = self.table.of_process(tgid).count() + usize::from(headless);
+            if machine.thread_count(tgid) == Ok(known) && (headless || self.alive(machine, tgid, tgid)) {
+                return;
+            }
+            let newborn: Vec<Tid> = list(machine, tgid, self.last_pid).into_iter().filter(|tid| self.table.get(*tid).is_none()).collect();
+            for tid in newborn.iter().copied().filter(|tid| *tid != tgid) {
+                self.born(machine, &newborn, tid, &Newborn { tgid, ppid: 0, zombie: false, start_time: None });
+            }
+            let known: Vec<(Tid, Slot)> = self.table.of_process(tgid).collect();
+            self.reap(machine, &known);
+            return;
+        }
+        let mut listed = list(machine, tgid, self.last_pid);
+        let leader = machine.task(tgid).ok();
+        if leader.is_none_or(|info| info.zombie) {
+            listed.remove(&tgid);
+            self.headless.extend((!listed.is_empty()).then_some(tgid));
+        }
+        for tid in listed {
+            // The pid of a dead task, used again.
+            self.remove(tid);
+            self.add(tid, Slot::new(tgid, ROOT_SET), leader.map(|info| info.start_time));
+        }
+    }
+
+    fn reap(&mut self, machine: &dyn Machine, members: &[(Tid, Slot)]) -> bool {
+        let mut processes: FxHashMap<Tid, (usize, Vec<Tid>)> = FxHashMap::default();
+        members.iter().for_each(|(tid, slot)| processes.entry(slot.tgid).or_default().1.push(*tid));
+        if processes.values().any(|(_, tids)| tids.len() > 1) {
+            for (_, slot) in self.table.iter() {
+                processes.entry(slot.tgid).and_modify(|(known, _)| *known += 1);
+            }
+        }
         // Somebody born since the look might have made up for one who has died.
-        if !whole.is_empty() && (machine.last_pid() != self.last_pid || self.pending.iter().any(|(tid, _)| machine.affinity(*tid).is_ok()))
-        {
-            whole.clear();
-        }
-        for tgid in processes.difference(&whole).copied() {
-            let dead: Vec<Tid> = members.of_process(tgid).filter(|task| !alive(machine, task)).map(|task| task.tid).collect();
-            dead.into_iter().for_each(|tid| members.exited(tid));
-            if let Ok(count) = machine.thread_count(tgid) {
-                members.all_seen(tgid, count);
-            }
-        }
-    }
-
-    fn hold(&mut self, on: bool) {
-        self.hold = on;
-        if !on {
-            self.pending.extend(self.held.drain(..).map(|(tid, _)| (tid, Instant::now())));
-        }
-    }
-
-    fn look_again(&mut self, tgid: Tid) -> bool {
-        let mine = self.held.extract_if(.., |(_, of)| *of == tgid).map(|(tid, _)| (tid, Instant::now()));
-        let before = self.pending.len();
-        self.pending.extend(mine);
-        self.pending.len() > before
-    }
-
-    fn released(&mut self, machine: &dyn Machine, task: &Task) {
-        let last_pid = self.last_pid.map(|pid| (pid - IN_FLIGHT as Tid).max(1));
-        let mut tids = self.released.remove(&task.tgid).map(|before| before.tids).unwrap_or_default();
-        tids.insert(task.tid);
-        self.released.insert(task.tgid, Released { task: task.clone(), tids, since: machine.now(), last_pid });
-    }
-
-    fn maker_state(&self, machine: &dyn Machine, tgid: Tid, tid: Tid) -> Option<TaskState> {
-        let released = self.released.get(&tgid)?;
-        if released.tids.contains(&tid) {
-            return None;
-        }
-        // Who was there long before is no child of that time.
-        let young = released.last_pid.is_none_or(|then| is_older(machine, then, tid));
-        young.then(|| released.task.state.clone())
-    }
-
-    fn births_since(&self, machine: &dyn Machine) -> bool {
-        let now = machine.last_pid();
-        now.is_none() || now != self.last_pid || !self.pending.is_empty()
-    }
-
-    fn live_member(&mut self, machine: &dyn Machine, members: &mut Members, id: CgroupId) -> Option<Task> {
+        let quiet = machine.last_pid().is_some_and(|pid| self.last_pid == Some(pid))
+            && !self.pending.iter().any(|(tid, _)| machine.affinity(*tid).is_ok());
         let mut dead = Vec::new();
-        let is_alive = |task: &&Task| {
-            alive(machine, task) || {
-                dead.push(task.tid);
-                false
+        for (tgid, (known, tids)) in processes {
+            // As many threads as are known, and the main one alive: its death would not change the number.
+            let whole = quiet && known > 1 && self.alive(machine, tgid, tgid) && machine.thread_count(tgid) == Ok(known);
+            if !whole {
+                dead.extend(tids.into_iter().filter(|tid| !self.alive(machine, *tid, tgid)));
             }
-        };
-        let found = members.of_group(id).find(is_alive).cloned();
-        dead.into_iter().for_each(|tid| members.exited(tid));
-        found
+        }
+        let any = !dead.is_empty();
+        dead.into_iter().for_each(|tid| self.remove(tid));
+        any
+    }
+
+    fn exited(&mut self, tid: Tid) {
+        self.remove(tid);
+    }
+
+    fn take_emptied(&mut self) -> Vec<CssSetId> {
+        std::mem::take(&mut self.emptied)
+    }
+
+    fn stats(&self) -> Stats {
+        self.stats
     }
 }

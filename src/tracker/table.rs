@@ -23,7 +23,7 @@ pub const ROOT_SET: CssSetId = 1;
 /// Css_sets have numbers below this.
 pub const MAX_CSS_SETS: usize = 1 << 17;
 
-/// Nobody has looked at the task's state since it was born; set by whoever inserts a child.
+/// The task was born with other CPUs than its creator has: he was being changed meanwhile, and nobody has looked at it since.
 pub const FRESH: u64 = 1 << 31;
 
 /// The task has been put back inside its group before; not inherited.
@@ -49,14 +49,9 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// A task that has been looked at.
+    /// A task like others.
     pub fn new(tgid: Tid, css_set: CssSetId) -> Self {
         Self { tgid, css_set, fresh: false, drifted: false }
-    }
-
-    /// A task that nobody has looked at.
-    pub fn born(tgid: Tid, css_set: CssSetId) -> Self {
-        Self { fresh: true, ..Self::new(tgid, css_set) }
     }
 
     fn from_word(word: u64) -> Option<Self> {
@@ -201,7 +196,7 @@ mod tests {
     #[test]
     fn counts_follow_the_slots() {
         let table = Table::anonymous(32768).expect("memory");
-        assert!(table.insert(300, Slot::born(300, 5)) && !table.insert(300, Slot::new(300, 6)));
+        assert!(table.insert(300, Slot { fresh: true, ..Slot::new(300, 5) }) && !table.insert(300, Slot::new(300, 6)));
         assert_eq!((table.count(5), table.count(6)), (1, 0));
         let old = table.get(300).expect("inserted");
         assert_eq!(table.replace(300, Slot::new(300, 5), Slot::new(300, 6)), Err(Some(old)));

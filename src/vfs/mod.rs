@@ -369,6 +369,7 @@ impl Vfs {
         match file.cft.show {
             Show::Number(show) => Ok(format!("{}\n", show(&self.hierarchy.tree(), id)).into_bytes()),
             Show::Text(show) => Ok(show(&self.hierarchy.tree(), id)),
+            Show::Whole(show) => Ok(show(&self.hierarchy)),
             Show::Members(ids) => {
                 // Who is not visible from here is shown our numbers.
                 let visible = client.tid != 0;

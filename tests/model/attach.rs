@@ -426,6 +426,7 @@ fn threads_of_a_newborn_process_are_born_with_it() {
         let child = world.machine.fork(parent);
         let threads = [world.machine.thread(child), world.machine.thread(child)];
         assert_eq!(world.tasks("/a"), [parent, child, threads[0], threads[1]]);
+        world.settle();
         assert_eq!(affinities(&world, &[child, threads[0], threads[1]]), ["0-1"; 3]);
     }
 }

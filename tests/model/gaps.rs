@@ -79,7 +79,13 @@ fn gap_wish_of_the_creator_among_threads_with_the_same_affinity() {
     let child = world.machine.fork(thread);
     world.tasks("/a");
     world.write("/a/cpuset.cpus", "0-1").expect("cpus");
-    assert_eq!([leader, thread, child].map(|tid| world.affinity(tid)), ["0-1", "0", "0-1"], "the main thread's wish is assumed");
+    assert_eq!([leader, thread, child].map(|tid| world.affinity(tid)), ["0-1", "0", "0"], "the kernel tells whose child it is");
+    world.machine.sched_setaffinity(thread, [0]).expect("what it has");
+    world.write("/a/cpuset.cpus", "0").expect("both have 0 now");
+    let late = world.machine.thread(thread);
+    world.tasks("/a");
+    world.write("/a/cpuset.cpus", "0-1").expect("cpus");
+    assert_eq!([thread, late].map(|tid| world.affinity(tid)), ["0", "0-1"], "of a thread, the main one's wish is assumed");
 }
 
 #[test]
@@ -172,13 +178,18 @@ fn gap_a_wish_replaced_before_the_look_by_a_mask_outside() {
 }
 
 #[test]
-fn gap_a_mask_outside_the_group_lasts_until_the_next_change() {
+fn gap_a_mask_outside_the_group_lasts_until_the_next_look() {
     let (world, tid) = world();
     world.machine.sched_setaffinity(tid, [5]).expect("the kernel of a cpuset would refuse it");
-    world.settle();
     assert_eq!((world.tasks("/a"), world.affinity(tid)), (vec![tid], "5".into()));
-    world.write("/a/cpuset.cpus", "1").expect("cpus");
+    world.settle();
+    assert_eq!((world.tasks("/a"), world.affinity(tid)), (vec![tid], "0-1".into()));
+    world.machine.sched_setaffinity(tid, [1, 2, 3]).expect("wider than the group");
+    world.settle();
     assert_eq!(world.affinity(tid), "1");
+    world.write("/a/cpuset.cpus", "0-2").expect("cpus");
+    assert_eq!(world.affinity(tid), "1-2", "the wish is remembered");
+    assert!(world.read("/cgfuse.stat").expect("readable").contains("\ndrift 2\n"));
 }
 
 #[test]

@@ -313,7 +313,11 @@ impl Reference {
         if !cpus.is_disjoint(mask) {
             thread.user = Some(mask.clone());
         }
-        thread.mask = mask.clone();
+        if thread.group == 0 {
+            thread.mask = mask.clone();
+        } else {
+            self.recompute(tid);
+        }
     }
 
     /// v1's rules when CPUs or nodes come or go.

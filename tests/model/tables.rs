@@ -59,6 +59,7 @@ fn the_files_are_those_of_the_kernel() {
         ("notify_on_release", 0o644, 4096, false),
         ("cgroup.sane_behavior", 0o444, 4096, true),
         ("release_agent", 0o644, 4095, true),
+        ("cgfuse.stat", 0o444, 4096, true),
         ("cpuset.cpus", 0o644, 1636, false),
         ("cpuset.mems", 0o644, 6244, false),
         ("cpuset.cpu_exclusive", 0o644, 4096, false),

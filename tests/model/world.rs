@@ -46,7 +46,7 @@ impl World {
     /// A server that runs as that user.
     pub(crate) fn owned_by(machine: FakeMachine, owner: u32) -> Self {
         let machine = Arc::new(machine);
-        let hierarchy = Hierarchy::new(machine.clone(), SUBSYS.to_vec(), Box::new(Scan::default()), owner);
+        let hierarchy = Hierarchy::new(machine.clone(), SUBSYS.to_vec(), Box::new(Scan::new(machine.pid_max()).expect("memory")), owner);
         Self { machine, vfs: Vfs::new(hierarchy, false, RootAttr { uid: owner, gid: owner, mode: 0o555 }) }
     }
 

@@ -8,8 +8,8 @@ use super::actor::Actor;
 use super::trees::{both, both_roots, on_ours};
 
 /// Files that nobody can write; all others are 0644.
-pub(crate) const READ_ONLY: [&str; 4] =
-    ["cpuset.effective_cpus", "cpuset.effective_mems", "cpuset.memory_pressure", "cgroup.sane_behavior"];
+pub(crate) const READ_ONLY: [&str; 5] =
+    ["cpuset.effective_cpus", "cpuset.effective_mems", "cpuset.memory_pressure", "cgroup.sane_behavior", "cgfuse.stat"];
 
 fn stat(path: &Path) -> Metadata {
     fs::symlink_metadata(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
