@@ -12,9 +12,13 @@ use crate::sys::{Errno, TaskFlags, TaskInfo, Tid};
 use crate::tracker::table::{CssSetId, Slot};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
+use std::time::Duration;
 
 /// kthreadd, from which all kernel threads are forked.
 const KTHREADD: Tid = 2;
+
+/// How often, at intervals of 1 ms, a task is looked for that exists and is not known.
+const PATIENCE: usize = 20;
 
 /// After so many looks at all tasks nobody is expected to be on his way any more.
 const MAX_PASSES: usize = 10_000;
@@ -244,6 +248,19 @@ impl Locked<'_> {
         self.tree().get(to)?;
         let tid = self.target(writer, parse::pid(text)?)?;
         self.hierarchy.activate(true)?;
+        for _ in 0..PATIENCE {
+            let done = self.attach_task(writer, to, tid, ids);
+            // Alive, but not to be found: it is being born, or is executing a program and has just got another tid.
+            if done != Err(Error::NoTask) || !self.machine().task(tid).is_ok_and(|info| !info.zombie) {
+                return done;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        log::warn!("task {tid} exists, but is not known; its pid may be beyond kernel.pid_max as it was at the mount");
+        Err(Error::NoTask)
+    }
+
+    fn attach_task(&self, writer: &Writer<'_>, to: CgroupId, tid: Tid, ids: Ids) -> Result<()> {
         let (tgid, info) = self.find(tid, to)?;
         let bound =
             |info: TaskInfo| info.flags.contains(TaskFlags::NO_SETAFFINITY) || tid == KTHREADD && info.flags.contains(TaskFlags::KTHREAD);
@@ -253,8 +270,10 @@ impl Locked<'_> {
         self.may_move(writer, if ids == Ids::Processes { tgid } else { tid })?;
         let changes = self.changes((tid, tgid), to, ids);
         if changes.is_empty() {
-            // There already; or not any more.
-            return Ok(self.machine().affinity(tid).map(drop)?);
+            // There already; or not any more; or not yet.
+            self.machine().affinity(tid)?;
+            let known = info.is_none_or(|info| info.zombie) || self.hierarchy.table.of_process(tgid).next().is_some();
+            return if known { Ok(()) } else { Err(Error::NoTask) };
         }
         let moved = self.migrate(Some(writer), to, &changes, ids);
         moved.or_else(|error| self.explain(tid, ids, error))

@@ -465,6 +465,7 @@ impl<'h> Locked<'h> {
 
     /// CPUs or nodes have come or gone.
     pub fn hotplug(&self) {
+        self.hierarchy.css_set_lock.lock().tracker.cpus_changed();
         self.hierarchy.subsys.iter().for_each(|ss| (ss.hotplug)(self));
     }
 

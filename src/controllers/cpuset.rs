@@ -9,7 +9,7 @@ use super::{CftFlags, Cftype, Checked, Show, Store, Subsys, TaskState};
 use crate::bitmap::Bitmap;
 use crate::cgroup::{Birth, CgroupId, Change, Locked, ROOT, Tree, Writer};
 use crate::error::{Error, Result};
-use crate::sys::{CAP_SYS_NICE, Errno, Machine, Tid};
+use crate::sys::{CAP_SYS_NICE, Creds, Errno, Machine, Tid};
 use bitflags::bitflags;
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
@@ -416,7 +416,10 @@ fn can_attach(locked: &Locked<'_>, writer: Option<&Writer<'_>>, to: CgroupId, ch
     if caller.creds.cap_effective & CAP_SYS_NICE != 0 {
         return Ok(());
     }
-    let may_set = |tid| locked.machine().creds(tid).is_ok_and(|creds| creds.cap_permitted & !caller.creds.cap_permitted == 0);
+    let may_set = |tid| {
+        let subset = |creds: Creds| creds.cap_permitted & !caller.creds.cap_permitted == 0;
+        locked.machine().creds(tid).is_ok_and(subset) || locked.machine().owns_user_ns(caller.creds.uid, tid)
+    };
     // A task that is gone is not refused.
     let refused = |change: &Change| !may_set(change.tid) && locked.machine().affinity(change.tid).is_ok();
     if changes.iter().any(refused) { Err(Error::Perm) } else { Ok(()) }

@@ -49,6 +49,9 @@ pub enum Checked {
     Drifted,
 }
 
+/// See [`Subsys::check`].
+pub type Check = fn(&dyn Machine, &Tree, CgroupId, Tid, &mut TaskState, &Birth) -> std::result::Result<Checked, Errno>;
+
 /// A controller (struct cgroup_subsys). Hooks carry the kernel's names; one that is not needed is a function that does nothing.
 pub struct Subsys {
     /// The mount option and the prefix of the files.
@@ -74,7 +77,7 @@ pub struct Subsys {
     ///
     /// # Errors
     /// ESRCH if it is gone, else what giving it what it should have says.
-    pub check: fn(&dyn Machine, &Tree, CgroupId, Tid, &mut TaskState, &Birth) -> std::result::Result<Checked, Errno>,
+    pub check: Check,
     /// CPUs or nodes have come or gone.
     pub hotplug: fn(&Locked<'_>),
 }

@@ -3,11 +3,12 @@
 use super::{Caller, Creds, Errno, Machine, PidNs, TaskFlags, TaskInfo, Tid};
 use crate::bitmap::Bitmap;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+use nix::time::{ClockId, clock_gettime};
 use smallvec::{SmallVec, smallvec};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -17,6 +18,8 @@ const CPU: &str = "/sys/devices/system/cpu";
 const NODE: &str = "/sys/devices/system/node";
 /// Files whose last word is the pid allocated last, the cheaper one first; it needs CONFIG_CHECKPOINT_RESTORE.
 const LAST_PID: [&str; 2] = ["/proc/sys/kernel/ns_last_pid", "/proc/loadavg"];
+/// Clock ticks a second, as /proc counts them.
+const USER_HZ: u64 = 100;
 /// Large enough for any list of CPUs or nodes in one line.
 const MAX_IDS: usize = 1 << 16;
 
@@ -152,8 +155,9 @@ fn tids_in(dir: &str) -> io::Result<Vec<Tid>> {
 
 mod ioctls {
     //! <linux/nsfs.h>
-    use nix::{ioctl_none, ioctl_write_int_bad, request_code_read};
+    use nix::{ioctl_none, ioctl_read_bad, ioctl_write_int_bad, request_code_none, request_code_read};
     ioctl_none!(get_parent, 0xb7, 0x2);
+    ioctl_read_bad!(get_owner_uid, request_code_none!(0xb7, 0x4), libc::uid_t);
     ioctl_write_int_bad!(pid_from, request_code_read!(0xb7, 0x6, size_of::<i32>()));
     ioctl_write_int_bad!(pid_in, request_code_read!(0xb7, 0x8, size_of::<i32>()));
 }
@@ -161,7 +165,6 @@ mod ioctls {
 /// A task's name in the namespace `ns`, found without NS_GET_PID_IN_PIDNS (before Linux 6.11): NSpid lists the
 /// task's pids from the server's namespace inwards, and as many steps outwards from the task's own one is `ns`.
 fn scan_tid_in(ns: &PidNs, tid: Tid) -> Result<Tid, Errno> {
-    use std::os::fd::{FromRawFd, OwnedFd};
     let ino = |fd: &File| fd.metadata().map(|m| m.ino()).map_err(|_| Errno::ESRCH);
     let wanted = ino(&File::from(ns.0.try_clone().map_err(|_| Errno::ESRCH)?))?;
     let mut buf = [0; 8192];
@@ -337,6 +340,20 @@ impl Machine for Linux {
         }
     }
 
+    fn owns_user_ns(&self, uid: u32, tid: Tid) -> bool {
+        let Ok(ns) = File::open(format!("/proc/{tid}/ns/user")) else { return false };
+        let mut owner = libc::uid_t::MAX;
+        // SAFETY: the descriptor is open for the whole call; the request writes one uid.
+        if unsafe { ioctls::get_owner_uid(ns.as_raw_fd(), &mut owner) }.is_err() || owner != uid {
+            return false;
+        }
+        // SAFETY: the descriptor is open for the whole call; the request takes no argument and gives a new descriptor.
+        let Ok(parent) = (unsafe { ioctls::get_parent(ns.as_raw_fd()) }) else { return false };
+        // SAFETY: the descriptor is new and nobody else has it.
+        let parent = File::from(unsafe { OwnedFd::from_raw_fd(parent) });
+        parent.metadata().is_ok_and(|meta| Some(meta.ino()) == self.user_ns)
+    }
+
     fn root_is_global(&self) -> bool {
         self.root_is_global
     }
@@ -374,6 +391,11 @@ impl Machine for Linux {
 
     fn now(&self) -> Instant {
         Instant::now()
+    }
+
+    fn uptime(&self) -> Option<u64> {
+        let time = clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?;
+        Some(time.tv_sec().cast_unsigned() * USER_HZ + time.tv_nsec().cast_unsigned() * USER_HZ / 1_000_000_000)
     }
 }
 

@@ -4,8 +4,11 @@
 
 #![allow(unsafe_code)]
 
+pub mod bpf;
+pub mod connector;
 pub mod fd;
 pub mod linux;
+pub mod perf;
 pub mod process;
 pub mod shared;
 
@@ -141,10 +144,19 @@ pub trait Machine: Send + Sync {
     fn tid_from(&self, ns: &PidNs, nr: Tid) -> Result<Tid, Errno>;
     /// What a task is called in `ns`. ESRCH if it is not visible there.
     fn tid_in(&self, ns: &PidNs, tid: Tid) -> Result<Tid, Errno>;
+    /// Whether a task is in a user namespace that is a child of the server's and belongs to this user, who has all capabilities there
+    /// (`cap_capable`).
+    fn owns_user_ns(&self, _uid: u32, _tid: Tid) -> bool {
+        false
+    }
     /// Whether uid 0 is the machine's root, not that of a user namespace.
     fn root_is_global(&self) -> bool;
     /// Starts the release agent for the group at `path` and does not wait for it (`call_usermodehelper`).
     fn run_release_agent(&self, agent: &OsStr, path: &OsStr);
     /// The time, for what is due later.
     fn now(&self) -> Instant;
+    /// The time in the unit of [`TaskInfo::start_time`]; `None` where the machine cannot tell.
+    fn uptime(&self) -> Option<u64> {
+        None
+    }
 }

@@ -1,9 +1,14 @@
 //! Tracker layer: keeps the [`Table`] of tasks true while they fork, execute programs and exit.
 
+pub mod bpf;
 pub mod events;
+pub mod netlink;
+pub mod perf;
 mod scan;
 pub mod table;
 
+pub use bpf::Bpf;
+use events::{EventLog, Source};
 pub use scan::Scan;
 
 use crate::sys::{Machine, TaskFlags, Tid};
@@ -45,8 +50,36 @@ impl Kind {
 /// # Errors
 /// Why the one that is asked for does not work.
 pub fn open(machine: &dyn Machine, asked: Option<Kind>) -> io::Result<Box<dyn Tracker>> {
-    let _ = asked;
-    Ok(Box::new(Scan::new(machine.pid_max())?))
+    let mut refusal = io::Error::from(io::ErrorKind::Unsupported);
+    for (_, start) in STARTS.iter().filter(|(kind, _)| asked.is_none_or(|asked| asked == *kind)) {
+        match start(machine) {
+            Ok(tracker) => return Ok(tracker),
+            Err(error) => {
+                log::debug!("{error}");
+                refusal = error;
+            }
+        }
+    }
+    Err(refusal)
+}
+
+type Start = fn(&dyn Machine) -> io::Result<Box<dyn Tracker>>;
+
+/// The back ends, the best one first.
+const STARTS: [(Kind, Start); 5] = [
+    (Kind::Bpf, |machine| Ok(Box::new(Bpf::new(machine)?))),
+    (Kind::Perf, |machine| listener(machine, perf::SystemWide::new()?)),
+    (Kind::Netlink, |machine| listener(machine, netlink::Netlink::default())),
+    (Kind::Perf, |machine| listener(machine, perf::Members::default())),
+    (Kind::Scan, |machine| Ok(Box::new(Scan::new(machine.pid_max())?))),
+];
+
+/// A tracker that listens to a source, if that works.
+fn listener(machine: &dyn Machine, source: impl Source + 'static) -> io::Result<Box<dyn Tracker>> {
+    let mut log = EventLog::new(source, machine.pid_max())?;
+    log.activate(machine, true)?;
+    log.activate(machine, false)?;
+    Ok(Box::new(log))
 }
 
 /// What a back end has seen since the mount, for `cgfuse.stat`.
@@ -107,6 +140,9 @@ pub trait Tracker: Send {
 
     /// Whether somebody wants to know at once that a css_set is empty: the descriptor becomes readable then.
     fn announce(&mut self, _on: bool) {}
+
+    /// CPUs have come online or gone, perhaps to come back.
+    fn cpus_changed(&mut self) {}
 
     /// The css_sets that have become empty since the last call by deaths; where nobody wants to know at once, perhaps not all.
     fn take_emptied(&mut self) -> Vec<CssSetId>;

@@ -177,7 +177,7 @@ impl Table {
         self.iter().filter(move |(_, slot)| slot.tgid == tgid)
     }
 
-    /// Clears the words of chunks that hold nobody any more, so that [`Table::iter`] need not look there.
+    /// Clears the words of chunks that hold nobody any more, so that [`Table::iter`] need not look there. Nobody may do that meanwhile.
     pub fn tidy(&self) {
         for (chunk, used) in self.chunks.iter().enumerate().filter(|(_, used)| used.load(SeqCst) != 0) {
             // First the word: whoever is born from here on sets it again.
