@@ -152,7 +152,7 @@ fn background_answers_at_once_and_owns_nothing_of_its_starter() {
         [ $# = 1 ] || die "$# processes"
         [ "$(readlink /proc/$1/cwd)" = / ] || die 'working directory'
         for fd in 0 1 2; do [ "$(readlink /proc/$1/fd/$fd)" = /dev/null ] || die "descriptor $fd"; done
-        [ ! -e /proc/$1/fd/9 ] || die 'keeps a lock of its starter'
+        ! readlink /proc/$1/fd/* | grep -qxF "$T/lock" || die 'keeps a lock of its starter'
         for fd in /proc/$1/fdinfo/*; do
             [ "${fd##*/}" -le 2 ] || grep -q '^flags:.*02[0-9]\{6\}$' $fd || die "descriptor ${fd##*/} survives exec: $(readlink /proc/$1/fd/${fd##*/})"
         done

@@ -58,17 +58,17 @@ pub struct Birth {
 }
 
 impl Birth {
-    fn new(hierarchy: &Hierarchy, set: Option<&CssSet>, tid: Tid, slot: Slot) -> Self {
+    fn new(hierarchy: &Hierarchy, sets: &CssSets, tid: Tid, slot: Slot) -> Self {
+        let Some(set) = sets.get(slot.css_set).filter(|_| slot.fresh) else { return Self::default() };
         let machine = hierarchy.machine();
-        let previous: Vec<Before> = match set.filter(|_| slot.fresh) {
-            Some(set) => set.previous(machine.now()).cloned().collect(),
-            None => return Self::default(),
-        };
+        let previous: Vec<Before> = set.previous(machine.now()).cloned().collect();
         if previous.is_empty() {
             return Self::default();
         }
         let tgid = if tid == slot.tgid { machine.task(tid).map_or(0, |info| info.ppid) } else { slot.tgid };
-        let creators = hierarchy.table.of_process(tgid).filter(|(_, slot)| !slot.fresh).map(|(tid, _)| tid).collect();
+        // He is where his child is.
+        let may_be = |other: &Slot| !other.fresh && sets.cgroup(other.css_set) == set.cgroup;
+        let creators = hierarchy.table.of_process(tgid).filter(|(_, other)| may_be(other)).map(|(tid, _)| tid).collect();
         Self { previous, creators }
     }
 }
@@ -84,7 +84,7 @@ impl Change {
             css_set: slot.css_set,
             state: known.clone(),
             known,
-            birth: Birth::new(hierarchy, set, tid, slot),
+            birth: Birth::new(hierarchy, sets, tid, slot),
             before: Before::default(),
             given: Before::default(),
             gone: false,
@@ -426,7 +426,7 @@ impl Locked<'_> {
             let set = sets.entry(slot.css_set).or_insert_with(|| hierarchy.css_set_lock.lock().sets.get(slot.css_set).cloned());
             let Some(set) = set.as_ref() else { continue };
             let CssSet { cgroup, state: known, .. } = set;
-            let birth = Birth::new(hierarchy, Some(set), tid, slot);
+            let birth = if slot.fresh { Birth::new(hierarchy, &hierarchy.css_set_lock.lock().sets, tid, slot) } else { Birth::default() };
             let mut state = known.clone();
             let look = |ss: &&'static Subsys| (ss.check)(self.machine(), &self.tree(), *cgroup, tid, &mut state, &birth);
             let checked = hierarchy.subsys.iter().map(look).try_fold(Checked::True, |worst, checked| checked.map(|one| worst.max(one)));

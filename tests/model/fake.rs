@@ -2,9 +2,12 @@
 
 use cgfuse::bitmap::Bitmap;
 use cgfuse::sys::{Caller, Creds, Errno, Machine, PidNs, TaskFlags, TaskInfo, Tid};
+use cgfuse::tracker::events::{Event, Source};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// CAP_SYS_ADMIN and CAP_SYS_NICE and what else root has.
@@ -40,6 +43,8 @@ struct Thread {
 pub(crate) struct Birth {
     thread: Thread,
     is_thread: bool,
+    /// The creating thread and its process.
+    by: (Tid, Tid),
     pub(crate) tid: Option<Tid>,
 }
 
@@ -77,6 +82,8 @@ struct State {
     migrated: Vec<(Tid, String, String)>,
     released: Vec<(String, String)>,
     refuses_migrate: Option<Errno>,
+    /// What has happened to tasks since a source of events last told, if there is one.
+    told: Option<Vec<Event>>,
 }
 
 /// See the module.
@@ -138,6 +145,7 @@ impl FakeMachine {
             migrated: Vec::new(),
             released: Vec::new(),
             refuses_migrate: None,
+            told: None,
         };
         Self { state: Mutex::new(state), hooks: Mutex::default(), epoch: Instant::now() }
     }
@@ -216,10 +224,11 @@ impl FakeMachine {
         let state = self.state();
         let mut thread = state.threads[&creator].clone();
         assert!(!thread.zombie, "the dead do not fork");
+        let by = (creator, thread.tgid);
         if !is_thread {
             (thread.ppid, thread.creator) = (thread.tgid, creator);
         }
-        Birth { thread, is_thread, tid: None }
+        Birth { thread, is_thread, by, tid: None }
     }
 
     /// The child gets a pid.
@@ -250,6 +259,7 @@ impl FakeMachine {
         state.births += 1;
         let start_time = state.births;
         let tgid = if birth.is_thread { birth.thread.tgid } else { tid };
+        state.tell(Event::Fork { creator: birth.by.0, exact: true, parent: birth.by.1, child: tid, tgid });
         state.threads.insert(tid, Thread { tgid, start_time, zombie: false, ..birth.thread });
         tid
     }
@@ -300,6 +310,7 @@ impl FakeMachine {
     pub(crate) fn exit(&self, tid: Tid) {
         let mut state = self.state();
         let tgid = state.threads[&tid].tgid;
+        state.tell(Event::Exit { tid, doubtful: false });
         if tid == tgid {
             state.threads.entry(tid).and_modify(|thread| thread.zombie = true);
         } else {
@@ -341,6 +352,10 @@ impl FakeMachine {
         let mut state = self.state();
         let own = state.threads[&tid].clone();
         let start_time = state.threads[&own.tgid].start_time;
+        let others = state.threads.iter().filter(|(other, thread)| thread.tgid == own.tgid && **other != tid && !thread.zombie);
+        let others: Vec<Tid> = others.map(|(other, _)| *other).collect();
+        others.into_iter().for_each(|tid| state.tell(Event::Exit { tid, doubtful: false }));
+        state.tell(Event::Exec { tgid: own.tgid });
         state.threads.retain(|_, thread| thread.tgid != own.tgid);
         state.threads.values_mut().filter(|thread| thread.ppid == own.tgid).for_each(|thread| thread.creator = own.tgid);
         state.threads.insert(own.tgid, Thread { start_time, ..own });
@@ -430,6 +445,12 @@ impl FakeMachine {
 }
 
 impl State {
+    fn tell(&mut self, event: Event) {
+        if let Some(told) = &mut self.told {
+            told.push(event);
+        }
+    }
+
     fn set_mask(&mut self, tid: Tid, cpus: &Bitmap) -> Result<(), Errno> {
         let (all, online) = (Bitmap::first(self.cpus), self.online.clone());
         let thread = self.threads.get_mut(&tid).ok_or(Errno::ESRCH)?;
@@ -438,6 +459,33 @@ impl State {
         }
         thread.mask = cpus.and(&all);
         Ok(())
+    }
+}
+
+/// The machine tells of every birth and death.
+pub(crate) struct Told(pub(crate) Arc<FakeMachine>);
+
+impl Source for Told {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    fn start(&mut self) -> io::Result<()> {
+        self.0.state().told = Some(Vec::new());
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        self.0.state().told = None;
+    }
+
+    fn drain(&mut self, events: &mut Vec<Event>) -> bool {
+        events.extend(self.0.state().told.iter_mut().flat_map(std::mem::take));
+        false
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 }
 

@@ -254,9 +254,8 @@ fn write_list(set: &Set, form: u8) -> String {
 }
 
 impl Pair {
-    fn new(machine: FakeMachine, cpus: usize, nodes: usize) -> Self {
+    fn new(world: World, cpus: usize, nodes: usize) -> Self {
         let mut reference = Reference::new(cpus, nodes);
-        let world = World::new(machine);
         for uid in UIDS {
             let tid = world.machine.process(uid);
             reference.birth(INIT, tid, false);
@@ -686,8 +685,8 @@ fn change(set: &mut Set, id: usize, present: bool) {
     }
 }
 
-fn run(machine: FakeMachine, cpus: usize, nodes: usize, steps: &[Step]) -> Result<(), TestCaseError> {
-    let mut pair = Pair::new(machine, cpus, nodes);
+fn run(world: World, cpus: usize, nodes: usize, steps: &[Step]) -> Result<(), TestCaseError> {
+    let mut pair = Pair::new(world, cpus, nodes);
     for step in steps {
         pair.step(step)?;
         // Who has given himself CPUs outside his group is put back within a second.
@@ -715,22 +714,32 @@ proptest! {
 
     #[test]
     fn small_machine(steps in steps(About::Wishes)) {
-        run(FakeMachine::new(4, 2).with_pid_max(340), 4, 2, &steps)?;
+        run(World::new(FakeMachine::new(4, 2).with_pid_max(340)), 4, 2, &steps)?;
+    }
+
+    #[test]
+    fn machine_that_tells(steps in steps(About::Wishes)) {
+        run(World::told(FakeMachine::new(4, 2).with_pid_max(340)), 4, 2, &steps)?;
+    }
+
+    #[test]
+    fn machine_that_tells_of_births_and_deaths_in_the_middle(steps in steps(About::Races)) {
+        run(World::told(FakeMachine::new(4, 2).with_pid_max(340)), 4, 2, &steps)?;
     }
 
     #[test]
     fn machine_that_does_not_tell_its_last_pid(steps in steps(About::Wishes)) {
-        run(FakeMachine::new(4, 2).with_pid_max(340).without_last_pid(), 4, 2, &steps)?;
+        run(World::new(FakeMachine::new(4, 2).with_pid_max(340).without_last_pid()), 4, 2, &steps)?;
     }
 
     #[test]
     fn births_and_deaths_in_the_middle(steps in steps(About::Races)) {
-        run(FakeMachine::new(4, 2).with_pid_max(340), 4, 2, &steps)?;
+        run(World::new(FakeMachine::new(4, 2).with_pid_max(340)), 4, 2, &steps)?;
     }
 
     #[test]
     fn cpus_and_nodes_that_come_and_go(steps in steps(About::Hotplug)) {
-        run(FakeMachine::new(3, 2).with_pid_max(340), 3, 2, &steps)?;
+        run(World::new(FakeMachine::new(3, 2).with_pid_max(340)), 3, 2, &steps)?;
     }
 }
 
@@ -739,7 +748,7 @@ proptest! {
 
     #[test]
     fn large_machine(steps in steps(About::Wishes)) {
-        run(FakeMachine::new(4096, 8), 4096, 8, &steps)?;
+        run(World::new(FakeMachine::new(4096, 8)), 4096, 8, &steps)?;
     }
 }
 

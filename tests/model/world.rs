@@ -1,11 +1,12 @@
 //! A hierarchy on a fake machine, by the names of its files.
 
-use crate::fake::{FakeMachine, INIT};
+use crate::fake::{FakeMachine, INIT, Told};
 use cgfuse::cgroup::{Hierarchy, ROOT};
 use cgfuse::controllers::SUBSYS;
 use cgfuse::error::{Error, Result as ModelResult};
 use cgfuse::sys::{Errno, Machine, Tid};
-use cgfuse::tracker::Scan;
+use cgfuse::tracker::events::EventLog;
+use cgfuse::tracker::{Scan, Tracker};
 use cgfuse::vfs::{Client, Ino, RootAttr, Vfs};
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +47,19 @@ impl World {
     /// A server that runs as that user.
     pub(crate) fn owned_by(machine: FakeMachine, owner: u32) -> Self {
         let machine = Arc::new(machine);
-        let hierarchy = Hierarchy::new(machine.clone(), SUBSYS.to_vec(), Box::new(Scan::new(machine.pid_max()).expect("memory")), owner);
+        let scan = Scan::new(machine.pid_max()).expect("memory");
+        Self::tracked_by(machine, Box::new(scan), owner)
+    }
+
+    /// A server that the machine tells of every birth and death.
+    pub(crate) fn told(machine: FakeMachine) -> Self {
+        let machine = Arc::new(machine);
+        let log = EventLog::new(Told(machine.clone()), machine.pid_max()).expect("memory");
+        Self::tracked_by(machine, Box::new(log), 0)
+    }
+
+    fn tracked_by(machine: Arc<FakeMachine>, tracker: Box<dyn Tracker>, owner: u32) -> Self {
+        let hierarchy = Hierarchy::new(machine.clone(), SUBSYS.to_vec(), tracker, owner);
         Self { machine, vfs: Vfs::new(hierarchy, false, RootAttr { uid: owner, gid: owner, mode: 0o555 }) }
     }
 

@@ -110,10 +110,13 @@ fn a_mask_equal_to_the_present_one_goes_unnoticed() {
     assert_eq!(common::affinity(target.pid()), [0, 1]);
 }
 
-/// The kernel keeps the process where that thread was. /proc does not tell who called execve(2).
+/// The kernel keeps the process where that thread was, as do the trackers that are told of it. /proc does not tell who called execve(2).
 #[test]
 fn execve_by_a_thread_elsewhere_leaves_the_process_with_its_leader() {
-    let Some(sub) = mounted().map(|mount| OursSub::below(&Arc::new(mount))) else { return };
+    if mounted().is_none() {
+        return;
+    }
+    let sub = OursSub::below(&Arc::new(Mount::with_options("tracker=scan")));
     let mut target = Target::new();
     let thread = target.thread();
     common::write(sub.dir().join("tasks"), target.pid().to_string()).expect("attach");
