@@ -18,7 +18,7 @@ use std::time::Duration;
 const KTHREADD: Tid = 2;
 
 /// How often, at intervals of 1 ms, a task is looked for that exists and is not known.
-const PATIENCE: usize = 20;
+const PATIENCE: usize = 500;
 
 /// After so many looks at all tasks nobody is expected to be on his way any more.
 const MAX_PASSES: usize = 10_000;
@@ -166,16 +166,18 @@ impl<'l, 'h> Migration<'l, 'h> {
         Ok(())
     }
 
-    fn commit(mut self) -> Result<()> {
+    /// Whether none of them was gone.
+    fn commit(mut self) -> Result<bool> {
         let locked = self.locked;
         if self.changes.iter().all(|change| change.gone) {
             return Err(Error::NoTask);
         }
         locked.hierarchy.subsys.iter().for_each(|ss| (ss.attach)(locked, self.to, &self.changes));
+        let complete = self.changes.iter().all(|change| !change.gone);
         self.committed = true;
         let born = self.arrive();
         locked.check(&born);
-        Ok(())
+        Ok(complete)
     }
 
     /// Puts everybody who is on his way into his new place, or back. Those who were born on the way are returned: they may still have
@@ -184,6 +186,8 @@ impl<'l, 'h> Migration<'l, 'h> {
         let Hierarchy { machine, table, .. } = self.locked.hierarchy;
         let now = machine.now();
         let mut tracked = self.locked.hierarchy.sync();
+        let mut born = Vec::new();
+        let mut previous: Vec<Before> = Vec::new();
         for change in std::mem::take(&mut self.changes) {
             if change.gone {
                 tracked.tracker.exited(change.tid);
@@ -192,13 +196,17 @@ impl<'l, 'h> Migration<'l, 'h> {
             let had = if self.committed { &change.before } else { &change.given };
             let Ok(target) = target else { continue };
             tracked.sets.remember(target, had, now);
+            if !previous.contains(had) {
+                previous.push(had.clone());
+            }
             while let Some(slot) = table.get(change.tid).filter(|slot| self.origin(*slot).is_some()) {
-                if tracked.put(table, change.tid, slot, Slot { css_set: target, fresh: slot.fresh && !self.committed, ..slot }) {
+                // Gone, and still there: it is executing a program, and has another tid by now.
+                let there = Slot { css_set: target, fresh: change.gone || slot.fresh && !self.committed, ..slot };
+                if tracked.put(table, change.tid, slot, there) {
                     break;
                 }
             }
         }
-        let mut born = Vec::new();
         for _ in 0..MAX_PASSES {
             if self.transits.iter().all(|(_, transit)| table.count(*transit) == 0) {
                 break;
@@ -211,6 +219,7 @@ impl<'l, 'h> Migration<'l, 'h> {
                 let there = Slot { css_set: target, fresh: true, ..slot };
                 if tracked.put(table, tid, slot, there) {
                     born.push((tid, there));
+                    previous.iter().for_each(|before| tracked.sets.remember(target, before, now));
                 }
             }
         }
@@ -249,18 +258,26 @@ impl Locked<'_> {
         let tid = self.target(writer, parse::pid(text)?)?;
         self.hierarchy.activate(true)?;
         for _ in 0..PATIENCE {
-            let done = self.attach_task(writer, to, tid, ids);
-            // Alive, but not to be found: it is being born, or is executing a program and has just got another tid.
-            if done != Err(Error::NoTask) || !self.machine().task(tid).is_ok_and(|info| !info.zombie) {
-                return done;
+            match self.attach_task(writer, to, tid, ids) {
+                // Somebody who was gone may have got another tid.
+                Ok(complete) if complete || ids == Ids::Threads => return Ok(()),
+                Ok(_) => {}
+                // Alive, but not to be found: it is being born, or is executing a program and has just got another tid.
+                Err(Error::NoTask) if self.lives(tid) => std::thread::sleep(Duration::from_millis(1)),
+                Err(error) => return Err(error),
             }
-            std::thread::sleep(Duration::from_millis(1));
         }
         log::warn!("task {tid} exists, but is not known; its pid may be beyond kernel.pid_max as it was at the mount");
         Err(Error::NoTask)
     }
 
-    fn attach_task(&self, writer: &Writer<'_>, to: CgroupId, tid: Tid, ids: Ids) -> Result<()> {
+    /// Whether a task, or for a main thread its process, lives.
+    fn lives(&self, tid: Tid) -> bool {
+        self.machine().task(tid).is_ok_and(|info| !info.zombie || self.machine().thread_count(info.tgid).is_ok_and(|count| count > 1))
+    }
+
+    /// One attempt. Whether everybody who was to be moved was found.
+    fn attach_task(&self, writer: &Writer<'_>, to: CgroupId, tid: Tid, ids: Ids) -> Result<bool> {
         let (tgid, info) = self.find(tid, to)?;
         let bound =
             |info: TaskInfo| info.flags.contains(TaskFlags::NO_SETAFFINITY) || tid == KTHREADD && info.flags.contains(TaskFlags::KTHREAD);
@@ -273,7 +290,7 @@ impl Locked<'_> {
             // There already; or not any more; or not yet.
             self.machine().affinity(tid)?;
             let known = info.is_none_or(|info| info.zombie) || self.hierarchy.table.of_process(tgid).next().is_some();
-            return if known { Ok(()) } else { Err(Error::NoTask) };
+            return if known { Ok(true) } else { Err(Error::NoTask) };
         }
         let moved = self.migrate(Some(writer), to, &changes, ids);
         moved.or_else(|error| self.explain(tid, ids, error))
@@ -325,9 +342,9 @@ impl Locked<'_> {
     }
 
     /// A move that failed fails because the task is gone, if it is; a dead task can be moved anywhere, without effect.
-    fn explain(&self, tid: Tid, ids: Ids, error: Error) -> Result<()> {
+    fn explain(&self, tid: Tid, ids: Ids, error: Error) -> Result<bool> {
         match self.machine().task(tid) {
-            Ok(info) if info.zombie && (ids == Ids::Threads || self.machine().thread_count(info.tgid) == Ok(1)) => Ok(()),
+            Ok(info) if info.zombie && (ids == Ids::Threads || self.machine().thread_count(info.tgid) == Ok(1)) => Ok(true),
             Ok(_) => Err(error),
             Err(_) => Err(Error::NoTask),
         }
@@ -346,8 +363,9 @@ impl Locked<'_> {
         elsewhere.map(|(tid, slot)| Change::new(hierarchy, &tracked.sets, tid, slot)).collect()
     }
 
-    fn migrate(&self, writer: Option<&Writer<'_>>, to: CgroupId, changes: &[Change], ids: Ids) -> Result<()> {
-        let Some(first) = changes.first() else { return Ok(()) };
+    /// Whether none of them was gone.
+    fn migrate(&self, writer: Option<&Writer<'_>>, to: CgroupId, changes: &[Change], ids: Ids) -> Result<bool> {
+        let Some(first) = changes.first() else { return Ok(true) };
         self.hierarchy.subsys.iter().try_for_each(|ss| (ss.can_attach)(self, writer, to, changes))?;
         let mut migration = Migration::start(self, to, (first.tid, first.tgid), ids)?;
         migration.prepare()?;
@@ -412,7 +430,7 @@ impl Locked<'_> {
                 migration.commit()
             });
             match moved {
-                Ok(()) | Err(Error::NoTask) => {}
+                Ok(_) | Err(Error::NoTask) => {}
                 Err(error) => log::warn!("task {tid} stays in a group that cannot hold it: {error}"),
             }
         }

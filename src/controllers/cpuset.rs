@@ -453,6 +453,11 @@ fn prepare_attach(locked: &Locked<'_>, to: CgroupId, changes: &mut [Change]) -> 
         change.given.cpuset = Some(wanted.clone());
         state.give(machine, change.tid, (current, given.as_ref()), &wanted)
     });
+    // Whoever seems to be gone may have got another tid, with the CPUs that it had.
+    for change in changes.iter_mut().filter(|change| change.gone) {
+        let from = sources.iter().find(|(id, _)| *id == change.from && *id != ROOT);
+        change.before.cpuset = Some(from.map_or_else(|| machine.own_cpus(), |(_, cpus)| change.known.cpuset.within(cpus)));
+    }
     Ok(moved?)
 }
 
