@@ -75,19 +75,10 @@ impl Arguments {
     }
 }
 
-fn machine() -> String {
-    let system = nix::sys::utsname::uname();
-    let release = system.as_ref().map_or("?".into(), |u| u.release().to_string_lossy().into_owned());
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|l| l.strip_prefix("model name")?.split(": ").nth(1)).unwrap_or("?");
-    let cpus = info.lines().filter(|l| l.starts_with("processor")).count();
-    format!("Linux {release}, {cpus} CPUs ({model})")
-}
-
 fn run(arguments: &Arguments) -> io::Result<()> {
     children::hide_mounts();
     let mut report = Report::default();
-    report.remark(machine());
+    report.remark(report::machine());
     let Serving { threads, clone_fd, .. } = arguments.serving;
     report.remark(format!("null file systems: {threads} event loop thread(s), clone_fd {clone_fd}"));
     let world = World::new(arguments.scale, arguments.serving, &mut report)?;

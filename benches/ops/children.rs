@@ -66,7 +66,7 @@ fn park_threads(count: usize) -> io::Result<()> {
 }
 
 /// A child process, killed and reaped on drop.
-struct Killed(Child);
+pub(crate) struct Killed(pub(crate) Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
@@ -76,16 +76,19 @@ impl Drop for Killed {
 }
 
 impl Killed {
-    fn start(command: &mut Command) -> io::Result<Self> {
+    /// Starts one that dies with us; the calling thread must live as long as we do.
+    pub(crate) fn start(command: &mut Command) -> io::Result<Self> {
         raw::die_with_parent(command).spawn().map(Killed)
     }
 
-    fn pid(&self) -> i32 {
+    /// Its pid.
+    pub(crate) fn pid(&self) -> i32 {
         self.0.id() as i32
     }
 }
 
-fn myself() -> io::Result<Command> {
+/// Another copy of this program.
+pub(crate) fn myself() -> io::Result<Command> {
     Ok(Command::new(std::env::current_exe()?))
 }
 
@@ -138,7 +141,8 @@ impl Served {
         })
     }
 
-    fn start(name: &str, command: impl FnOnce(&Path) -> io::Result<Command>) -> io::Result<Self> {
+    /// A server of a kind, which `command` starts for the directory it is given.
+    pub(crate) fn start(name: &str, command: impl FnOnce(&Path) -> io::Result<Command>) -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix(&format!("bench-{name}-")).tempdir()?;
         let server = Killed::start(command(dir.path())?.stdin(Stdio::null()))?;
         SERVERS.lock().unwrap_or_else(PoisonError::into_inner).push(Pid::from_raw(server.pid()));
@@ -161,9 +165,14 @@ impl Served {
         self.dir.path()
     }
 
+    /// The server's pid.
+    pub(crate) fn pid(&self) -> i32 {
+        self.server.pid()
+    }
+
     /// Confines all threads of the server to the CPUs of `mask`.
     pub(crate) fn confine(&self, mask: u64) -> io::Result<()> {
-        for tid in threads(self.server.pid())? {
+        for tid in threads(self.pid())? {
             raw::set_mask(tid, mask)?;
         }
         Ok(())
@@ -171,7 +180,7 @@ impl Served {
 
     /// Resident bytes of the server.
     pub(crate) fn resident(&self) -> io::Result<u64> {
-        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.server.pid()))?;
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid()))?;
         let kib = rollup
             .lines()
             .find_map(|l| l.strip_prefix("Rss:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok())
@@ -183,7 +192,7 @@ impl Served {
 impl Drop for Served {
     fn drop(&mut self) {
         let _ = umount2(self.dir.path(), MntFlags::MNT_DETACH);
-        SERVERS.lock().unwrap_or_else(PoisonError::into_inner).retain(|pid| pid.as_raw() != self.server.pid());
+        SERVERS.lock().unwrap_or_else(PoisonError::into_inner).retain(|pid| pid.as_raw() != self.pid());
     }
 }
 

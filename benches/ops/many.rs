@@ -89,24 +89,30 @@ fn set_all(tids: &[i32], mask: u64, look_first: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Listing the threads of a process and pinning each, in turn to one of the masks.
+pub(crate) fn moving_by_calls<'a>(pid: i32, look_first: bool) -> io::Result<Batch<'a, 1>> {
+    let mut task = File::open(format!("/proc/{pid}/task"))?;
+    let (mut buffer, mut tids) = (Vec::new(), Vec::new());
+    Ok(repeat(alternate(MASK_B, MASK_A, move |mask| {
+        tids.clear();
+        task.rewind()?;
+        raw::numbers(&task, &mut buffer, |tid| tids.push(tid))?;
+        set_all(&tids, mask, look_first)
+    })))
+}
+
+/// Moves of a process between the groups `a` and `b` of `dir`.
+pub(crate) fn moving_by_file<'a>(dir: &Path, pid: i32) -> io::Result<Batch<'a, 1>> {
+    let (a, b) = (control(&dir.join("a"), "cgroup.procs")?, control(&dir.join("b"), "cgroup.procs")?);
+    Ok(repeat(alternate(true, false, move |to_b| put(if to_b { &b } else { &a }, pid.to_string().as_bytes()))))
+}
+
 fn move_all<'a>(world: &'a World, processes: &'a Processes) -> io::Result<Vec<Batch<'a, 1>>> {
-    let raw_calls = |look_first: bool| -> io::Result<Batch<'a, 1>> {
-        let mut task = File::open(format!("/proc/{}/task", processes.others.pid()))?;
-        let (mut buffer, mut tids) = (Vec::new(), Vec::new());
-        Ok(repeat(alternate(MASK_B, MASK_A, move |mask| {
-            tids.clear();
-            task.rewind()?;
-            raw::numbers(&task, &mut buffer, |tid| tids.push(tid))?;
-            set_all(&tids, mask, look_first)
-        })))
-    };
-    let by_file = |dir: &Path, pid: i32| -> io::Result<Batch<'a, 1>> {
-        let (a, b) = (control(&dir.join("a"), "cgroup.procs")?, control(&dir.join("b"), "cgroup.procs")?);
-        Ok(repeat(alternate(true, false, move |to_b| put(if to_b { &b } else { &a }, pid.to_string().as_bytes()))))
-    };
-    let mut contenders = vec![raw_calls(false)?, raw_calls(true)?, by_file(world.ours.dir(), processes.ours.pid())?];
+    let others = processes.others.pid();
+    let mut contenders =
+        vec![moving_by_calls(others, false)?, moving_by_calls(others, true)?, moving_by_file(world.ours.dir(), processes.ours.pid())?];
     if let Some(kernel) = &world.kernel {
-        contenders.push(by_file(kernel.dir(), processes.others.pid())?);
+        contenders.push(moving_by_file(kernel.dir(), others)?);
     }
     Ok(contenders)
 }
@@ -126,6 +132,12 @@ fn repin<'a>(world: &'a World, processes: &'a Processes) -> io::Result<Vec<Batch
     Ok(contenders)
 }
 
+/// What `cat tasks` does in the group `a` of `dir`.
+pub(crate) fn reading<'a>(dir: &Path) -> Batch<'a, 1> {
+    let (path, mut buffer) = (dir.join("a/tasks"), vec![0; 128 * 1024]);
+    repeat(move || cat(&path, &mut buffer).map(drop))
+}
+
 /// Goal 6: reading a long `tasks`, on a quiet machine and with a fork before each reading.
 pub(crate) fn cat_tasks(world: &World, report: &mut Report) -> io::Result<()> {
     let threads = world.scale.threads[1];
@@ -137,10 +149,6 @@ pub(crate) fn cat_tasks(world: &World, report: &mut Report) -> io::Result<()> {
             report.remark(format!("{}/a/tasks has {lines} lines instead of {threads}", dir.display()));
         }
     }
-    let reading = |dir: &Path| -> Batch<'_, 1> {
-        let (path, mut buffer) = (dir.join("a/tasks"), vec![0; 128 * 1024]);
-        repeat(move || cat(&path, &mut buffer).map(drop))
-    };
     let listing = || -> io::Result<Batch<'_, 1>> {
         let (mut task, mut buffer) = (File::open(format!("/proc/{}/task", processes.others.pid()))?, Vec::new());
         Ok(repeat(move || {

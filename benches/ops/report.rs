@@ -44,12 +44,13 @@ pub(crate) struct Report {
     pinned: Vec<(String, f64)>,
 }
 
-fn verdict(hit: bool) -> &'static str {
+/// For the last column.
+pub(crate) fn verdict(hit: bool) -> &'static str {
     if hit { "hit" } else { "**miss**" }
 }
 
 /// Nanoseconds for people.
-struct Time(f64);
+pub(crate) struct Time(pub(crate) f64);
 
 impl Display for Time {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -58,6 +59,16 @@ impl Display for Time {
             ns => write!(f, "{:.2} ms", ns / 1e6),
         }
     }
+}
+
+/// What was measured on.
+pub(crate) fn machine() -> String {
+    let system = nix::sys::utsname::uname();
+    let release = system.as_ref().map_or("?".into(), |u| u.release().to_string_lossy().into_owned());
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|l| l.strip_prefix("model name")?.split(": ").nth(1)).unwrap_or("?");
+    let cpus = info.lines().filter(|l| l.starts_with("processor")).count();
+    format!("Linux {release}, {cpus} CPUs ({model})")
 }
 
 impl Report {

@@ -257,11 +257,13 @@ impl Locked<'_> {
         self.tree().get(to)?;
         let tid = self.target(writer, parse::pid(text)?)?;
         self.hierarchy.activate(true)?;
+        let mut moved = false;
         for _ in 0..PATIENCE {
             match self.attach_task(writer, to, tid, ids) {
                 // Somebody who was gone may have got another tid.
                 Ok(complete) if complete || ids == Ids::Threads => return Ok(()),
-                Ok(_) => {}
+                Ok(_) => moved = true,
+                Err(Error::NoTask) if moved => return Ok(()),
                 // Alive, but not to be found: it is being born, or is executing a program and has just got another tid.
                 Err(Error::NoTask) if self.lives(tid) => std::thread::sleep(Duration::from_millis(1)),
                 Err(error) => return Err(error),
@@ -289,8 +291,8 @@ impl Locked<'_> {
         if changes.is_empty() {
             // There already; or not any more; or not yet.
             self.machine().affinity(tid)?;
-            let known = info.is_none_or(|info| info.zombie) || self.hierarchy.table.of_process(tgid).next().is_some();
-            return if known { Ok(true) } else { Err(Error::NoTask) };
+            let known = info.is_none() || self.hierarchy.table.of_process(tgid).next().is_some();
+            return if known || self.machine().task(tid)?.zombie { Ok(true) } else { Err(Error::NoTask) };
         }
         let moved = self.migrate(Some(writer), to, &changes, ids);
         moved.or_else(|error| self.explain(tid, ids, error))
