@@ -200,9 +200,12 @@ impl<'l, 'h> Migration<'l, 'h> {
                 previous.push(had.clone());
             }
             while let Some(slot) = table.get(change.tid).filter(|slot| self.origin(*slot).is_some()) {
-                // Gone, and still there: it is executing a program, and has another tid by now.
-                let there = Slot { css_set: target, fresh: change.gone || slot.fresh && !self.committed, ..slot };
+                // Gone, and still there: it is executing a program, and has another tid by now. And by the main thread's tid another thread
+                // may be known meanwhile, for the same reason.
+                let other = change.gone || change.tid == change.tgid;
+                let there = Slot { css_set: target, fresh: other || slot.fresh && !self.committed, ..slot };
                 if tracked.put(table, change.tid, slot, there) {
+                    born.extend(other.then_some((change.tid, there)));
                     break;
                 }
             }
@@ -327,9 +330,10 @@ impl Locked<'_> {
             _ => drop(tracked),
         }
         let info = self.machine().task(tid)?;
-        if known.is_none_or(|slot| slot.tgid != info.tgid) {
+        let mut tracked = hierarchy.css_set_lock.lock();
+        if !tracked.tracker.knows_all() || known.is_none_or(|slot| slot.tgid != info.tgid) {
             // Dead but not reaped; or its birth is not over.
-            hierarchy.css_set_lock.lock().tracker.know(self.machine(), info.tgid);
+            tracked.tracker.know(self.machine(), info.tgid);
         }
         Ok((info.tgid, Some(info)))
     }

@@ -86,7 +86,7 @@ fn a_thread_that_executes_a_program_becomes_the_process() {
     let (mut tasks, leader, thread) = split(&bpf, "exec");
     tasks.go();
     assert_eq!(tasks.ids(), [leader]);
-    assert_eq!((bpf.table().get(leader), bpf.table().get(thread)), (Some(Slot::new(leader, 6)), None));
+    assert_eq!((bpf.table().get(leader), bpf.table().get(thread)), (Some(Slot { fresh: true, ..Slot::new(leader, 6) }), None));
     assert_eq!((bpf.table().count(5), bpf.table().count(6)), (0, 1));
     assert_eq!(emptied(&mut bpf), [5], "the old leader was the last one");
     drop(tasks);

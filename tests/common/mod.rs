@@ -126,7 +126,8 @@ pub fn try_affinity(tid: i32) -> Result<Vec<usize>, i32> {
         return Err(errno(&io::Error::last_os_error()));
     }
     let set = |cpu: &usize| mask[cpu / 64] >> (cpu % 64) & 1 == 1;
-    Ok((0..mask.len() * 64).filter(set).collect())
+    // The kernel tells how much of it is for CPUs.
+    Ok((0..n as usize * 8).filter(set).collect())
 }
 
 /// The state letter in /proc/PID/task/TID/stat (PID = `pid`); None when it is gone.
@@ -139,7 +140,7 @@ pub fn state(pid: i32, tid: i32) -> Option<char> {
 // Locks between test binaries
 
 /// Held while CPUs must not come and go.
-struct CpusHeld(#[expect(dead_code, reason = "held for its Drop")] Option<Flock<File>>);
+pub struct CpusHeld(#[expect(dead_code, reason = "held for its Drop")] Option<Flock<File>>);
 
 /// Leave to switch CPUs off and on: no other test has a mount, a kernel group or a target.
 /// The owner's own fixtures are covered by it.
@@ -167,7 +168,8 @@ impl Drop for CpusExclusive {
     }
 }
 
-fn hold_cpus() -> CpusHeld {
+/// Keeps CPUs from coming and going.
+pub fn hold_cpus() -> CpusHeld {
     if CPUS_OURS.load(Ordering::SeqCst) {
         return CpusHeld(None);
     }

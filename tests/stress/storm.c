@@ -4,8 +4,8 @@
  *   storm KIND CREATORS RING EPOCHS
  *
  * CREATORS threads make threads or children without end, and each keeps the last RING of them alive. KIND says what the
- * creators make: t threads; f children; e children made by threads that exit at once; m threads and children in turn;
- * n nothing. EPOCHS is a file of ints, one per creator, which the test counts up around each of its moves: what a
+ * creators make: t threads; f children; e children made by threads that exit at once; d children of children that exit at once;
+ * m threads and children in turn; n nothing. EPOCHS is a file of ints, one per creator, which the test counts up around each of its moves: what a
  * creator found there before and after a birth tells where the creator was.
  *
  * Commands come on stdin, one per line, and each is answered by one line on stdout:
@@ -31,6 +31,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -111,6 +112,29 @@ static void *fork_and_exit(void *arg)
 	return NULL;
 }
 
+/* The child of a child that has exited; we are told who it is, and adopt it. */
+static pid_t fork_twice(void)
+{
+	int fds[2];
+	pid_t id;
+
+	if (pipe2(fds, O_CLOEXEC) < 0)
+		die("pipe");
+	pid_t middle = fork();
+	if (middle < 0)
+		die("fork");
+	if (middle == 0) {
+		id = fork_waiting();
+		_exit(write(fds[1], &id, sizeof id) != sizeof id);
+	}
+	close(fds[1]);
+	if (read(fds[0], &id, sizeof id) != sizeof id)
+		die("a grandchild");
+	close(fds[0]);
+	waitpid(middle, NULL, 0);
+	return id;
+}
+
 static void bury(struct birth *b)
 {
 	if (!b->id)
@@ -144,7 +168,7 @@ static void bear(struct creator *c)
 			die("pthread_create");
 		pthread_join(b->thread, NULL);
 	} else {
-		b->id = fork_waiting();
+		b->id = kind == 'd' ? fork_twice() : fork_waiting();
 	}
 	b->after = epochs[c->nr];
 	births++;
@@ -197,6 +221,8 @@ static void start(char what, int n, int ring)
 	kind = what;
 	nr_creators = n;
 	ring_size = ring;
+	if (kind == 'd')
+		prctl(PR_SET_CHILD_SUBREAPER, 1);
 	if (pipe2(life, O_CLOEXEC) < 0)
 		die("pipe");
 	pthread_attr_init(&small);

@@ -4,6 +4,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -116,7 +117,9 @@ impl Storm {
         let path = temp.path().join("epochs");
         fs::write(&path, [0; 64]).expect("epochs");
         let epochs = File::options().write(true).open(&path).expect("epochs");
-        let mut command = Command::new(binary());
+        // Through a descriptor: a user need not have the right to search the build directory.
+        let binary = File::open(binary()).expect("the compiled storm");
+        let mut command = Command::new(format!("/proc/self/fd/{}", binary.as_raw_fd()));
         command.args([&kind.to_string(), &creators.to_string(), &ring.to_string()]).arg(&path);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         adjust(&mut command);

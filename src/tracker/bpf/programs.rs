@@ -216,6 +216,22 @@ impl<'a> Program<'a> {
         self.asm.or(word, R3);
     }
 
+    /// Marks the task whose slot is at `slot`, if there is one, as to be looked at. Changes R6 and R9.
+    fn mark_fresh(&mut self, slot: Reg) {
+        let done = self.asm.label();
+        self.asm.mov(R6, slot);
+        for _ in 0..ATTEMPTS {
+            self.asm.load(R9, R6, 0);
+            self.asm.jump_if_equal(R9, 0, done);
+            self.asm.mov(R0, R9);
+            self.asm.mov(R1, R9);
+            self.mark(R1, FRESH);
+            self.asm.compare_exchange(R6, R1);
+            self.asm.jump_if_equal(R0, R9, done);
+        }
+        self.asm.bind(done);
+    }
+
     /// The creator may have been moved since he was looked at, and may go on from there: the child, whose slot is at R8 with the word R9,
     /// follows. Goes to `placed` if it is where it belongs. Changes R6, R7 and R9.
     ///
@@ -304,15 +320,7 @@ impl<'a> Program<'a> {
         }
         self.asm.jump(done);
         self.asm.bind(differs);
-        for _ in 0..ATTEMPTS {
-            self.asm.load(R9, R8, 0);
-            self.asm.jump_if_equal(R9, 0, done);
-            self.asm.mov(R0, R9);
-            self.asm.mov(R1, R9);
-            self.mark(R1, FRESH);
-            self.asm.compare_exchange(R8, R1);
-            self.asm.jump_if_equal(R0, R9, done);
-        }
+        self.mark_fresh(R8);
         self.asm.bind(done);
     }
 
@@ -367,7 +375,7 @@ impl<'a> Program<'a> {
         self.asm.exchange(R0, R1);
     }
 
-    /// The task with the tid R7 has the tid of its process, R8, from now on. Goes to `unknown` if it is not in its old slot. Changes R6
+    /// The task with the tid R7 has the tid of its process, R8, from now on, and is to be looked at. Goes to `unknown` if it is not in its old slot. Changes R6
     /// and R9.
     ///
     /// The task is never in neither slot. User space may move it in both: what it does in the old one is carried over.
@@ -418,6 +426,9 @@ impl<'a> Program<'a> {
         self.asm.bind(gone);
         self.drop(R9);
         self.asm.bind(done);
+        // Whoever has changed the CPUs of the main thread by its tid may have met the former one.
+        self.asm.load(R1, FP, NEW_SLOT);
+        self.mark_fresh(R1);
     }
 }
 
