@@ -503,7 +503,9 @@ fn what_listening_costs() {
                 times.push(begin.elapsed());
             };
             time(&mut |source| source.start().expect("it starts"));
-            time(&mut |source| source.listen_to(&machine, me));
+            time(&mut |source| {
+                source.listen_to(&machine, me);
+            });
             time(&mut Members::stop);
             barrier.wait();
             (times[0], times[1], times[2])

@@ -8,7 +8,9 @@
 //!
 //! And what is not noticed after a loss:
 //! - that a process that is spread over css_sets has executed a program from another thread than the main one;
-//! - that a pid has been used again within the clock tick (10 ms) of the last drain before.
+//! - that a pid has been used again within the clock tick (10 ms) in which its former owner was told of.
+//!
+//! The repair of a loss takes as long as one look may take ([`BUDGET`]), and goes on with the next one.
 
 use super::table::{CssSetId, ROOT_SET, Slot, Table};
 use super::{Stats, Tracker, born};
@@ -18,7 +20,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often what has not been told yet is waited for: it is a few instructions away, unless the task that makes it has lost its CPU.
 const PATIENCE: usize = 12;
@@ -26,8 +28,11 @@ const PATIENCE: usize = 12;
 /// How often a process's threads are listed until none seems to be missing.
 const LISTS: usize = 3;
 
-/// How often in a row a loss during the repair of a loss is repaired.
-const RESCANS: usize = 3;
+/// So long one look repairs what has been lost; the next one goes on with it.
+const BUDGET: Duration = Duration::from_millis(50);
+
+/// So many processes are looked at even so.
+const AT_LEAST: usize = 16;
 
 /// What has happened to a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +78,11 @@ pub trait Source: Send {
     /// Appends everything that had happened when the call began and has not been told, in an order in which causes come before
     /// effects. Whether something has been lost: then what is told may have gaps.
     fn drain(&mut self, events: &mut Vec<Event>) -> bool;
-    /// A process is about to get members: a source that listens to single processes begins to.
-    fn listen_to(&mut self, _machine: &dyn Machine, _tgid: Tid) {}
+    /// A process is about to get members: a source that listens to single processes begins to. Whether it has: then what was before is
+    /// not told.
+    fn listen_to(&mut self, _machine: &dyn Machine, _tgid: Tid) -> bool {
+        false
+    }
     /// Whether all tasks of the machine are told of, not only those of single processes.
     fn hears_all(&self) -> bool {
         true
@@ -115,12 +123,28 @@ pub struct EventLog<S> {
     late: FxHashSet<Tid>,
     /// Tasks that nobody has told of, and what was assumed. Their births may still be told.
     adopted: FxHashMap<Tid, Slot>,
-    /// Everything that was before has been told, in ticks as [`TaskInfo::start_time`]. Whoever is in the table and has started later
-    /// has got there since, and is one of `young`; or somebody else has his pid.
-    told: Option<u64>,
-    young: FxHashSet<Tid>,
+    /// When each task was known to be the one in the table, in ticks as [`TaskInfo::start_time`]: if a later one has started, it has his pid.
+    seen: FxHashMap<Tid, u64>,
+    /// The time of the last drain.
+    now: u64,
+    /// Tasks that were found dead. What they have done before may still be to be told.
+    doomed: Vec<(Tid, Slot)>,
+    rescan: Option<Rescan>,
     emptied: BTreeSet<CssSetId>,
     stats: Stats,
+}
+
+/// A look at /proc that is under way.
+#[derive(Debug)]
+struct Rescan {
+    /// Processes to look at.
+    left: Vec<Tid>,
+    /// Threads that have been found.
+    listed: FxHashSet<Tid>,
+    /// When it began.
+    began: u64,
+    /// Makes the slots of those whom nobody has told of.
+    new: fn(Tid, CssSetId) -> Slot,
 }
 
 /// Whether a thread exists and is not on its way out.
@@ -170,8 +194,10 @@ impl<S: Source> EventLog<S> {
             threads: FxHashMap::default(),
             late: FxHashSet::default(),
             adopted: FxHashMap::default(),
-            told: None,
-            young: FxHashSet::default(),
+            seen: FxHashMap::default(),
+            now: 0,
+            doomed: Vec::new(),
+            rescan: None,
             emptied: BTreeSet::new(),
             stats: Stats::default(),
         })
@@ -189,7 +215,7 @@ impl<S: Source> EventLog<S> {
     fn insert(&mut self, tid: Tid, slot: Slot) -> bool {
         let inserted = self.table.insert(tid, slot);
         if inserted {
-            self.young.insert(tid);
+            self.seen.insert(tid, self.now);
             if tid != slot.tgid {
                 self.threads.entry(slot.tgid).or_default().push(tid);
             }
@@ -203,7 +229,22 @@ impl<S: Source> EventLog<S> {
             self.emptied.insert(slot.css_set);
         }
         self.adopted.remove(&tid);
+        self.seen.remove(&tid);
         self.unlist(tid, slot.tgid);
+    }
+
+    /// Takes out those that were found dead. First what they have done before is applied: their children are where they were.
+    fn bury(&mut self, machine: &dyn Machine) {
+        if self.doomed.is_empty() {
+            return;
+        }
+        self.drain(machine);
+        self.apply(machine);
+        for (tid, slot) in std::mem::take(&mut self.doomed) {
+            if self.table.get(tid) == Some(slot) {
+                self.remove(tid);
+            }
+        }
     }
 
     fn unlist(&mut self, tid: Tid, tgid: Tid) {
@@ -236,10 +277,16 @@ impl<S: Source> EventLog<S> {
     }
 
     /// Takes in what the source tells.
-    fn drain(&mut self) {
+    fn drain(&mut self, machine: &dyn Machine) {
         let before = self.queue.len();
-        self.lost |= self.source.drain(&mut self.queue);
+        let deaf = self.source.is_deaf();
+        let lost = self.source.drain(&mut self.queue);
+        // What is not heard is looked for each time, and not lost.
+        self.stats.lost += u64::from(lost && !self.lost && !deaf && !self.source.is_deaf());
+        self.lost |= lost;
         self.stats.events += (self.queue.len() - before) as u64;
+        // Whoever has been told of had started by now.
+        self.now = machine.uptime().unwrap_or(u64::MAX);
     }
 
     fn apply(&mut self, machine: &dyn Machine) {
@@ -255,20 +302,21 @@ impl<S: Source> EventLog<S> {
                         None if self.lost => {}
                         None => {
                             self.stats.guessed += 1;
-                            self.fork(child, Slot::new(tgid, ROOT_SET));
+                            let parent = machine.task(tgid).ok().and_then(|info| self.css_set_of(info.ppid));
+                            self.fork(child, unseen(tgid, parent.map_or(ROOT_SET, |(css_set, _)| css_set)));
                         }
                     }
                 }
                 Event::Exit { tid, doubtful } => {
-                    let doubtful = self.late.remove(&tid) || doubtful;
+                    let late = self.late.remove(&tid);
                     let Some(slot) = self.table.get(tid) else { continue };
-                    if doubtful && is_alive(machine, tid, slot.tgid) {
-                        self.source.unheard(tid);
-                    } else {
+                    if !((late || doubtful) && is_alive(machine, tid, slot.tgid)) {
                         self.remove(tid);
+                    } else if doubtful {
+                        self.source.unheard(tid);
                     }
                 }
-                Event::Exec { tgid } => self.exec(tgid, next),
+                Event::Exec { tgid } => self.exec(machine, tgid, next),
             }
         }
         self.queue.clear();
@@ -297,7 +345,7 @@ impl<S: Source> EventLog<S> {
 
     /// Of the threads of a process one is left. All others have exited or will be told to have, but not the one that is the main
     /// thread from now on under its former tid. The events from `next` on of the queue are not applied yet.
-    fn exec(&mut self, tgid: Tid, next: usize) {
+    fn exec(&mut self, machine: &dyn Machine, tgid: Tid, next: usize) {
         let known = self.others(tgid);
         let leader = self.table.get(tgid);
         let Some(any) = known.first().copied() else {
@@ -323,7 +371,7 @@ impl<S: Source> EventLog<S> {
                 break;
             }
             wait(round);
-            self.drain();
+            self.drain(machine);
         }
         let survivor = match leader {
             None => Some(left.first().copied().unwrap_or(any)),
@@ -331,8 +379,8 @@ impl<S: Source> EventLog<S> {
         };
         if let Some(survivor) = survivor {
             self.remove(tgid);
-            self.table.rename(survivor, tgid);
-            self.young.insert(tgid);
+            self.rename(survivor, tgid);
+            self.seen.insert(tgid, self.now);
         }
         known.into_iter().for_each(|tid| self.remove(tid));
         self.threads.remove(&tgid);
@@ -341,9 +389,18 @@ impl<S: Source> EventLog<S> {
         }
     }
 
+    /// A thread has its process's pid from now on, and is to be looked at: whoever has changed the CPUs of the main thread by that pid may
+    /// have met the former one.
+    fn rename(&mut self, tid: Tid, tgid: Tid) {
+        self.table.rename(tid, tgid);
+        if let Some(slot) = self.table.get(tgid).filter(|slot| slot.css_set != ROOT_SET) {
+            let _ = self.table.replace(tgid, slot, Slot { fresh: true, ..slot });
+        }
+    }
+
     /// Whether the process is the one that is in the table by this pid.
     fn is_same(&self, tid: Tid, info: &TaskInfo) -> bool {
-        self.told.is_none_or(|told| info.start_time <= told) || self.young.contains(&tid)
+        self.seen.get(&tid).is_none_or(|seen| info.start_time <= *seen)
     }
 
     /// Records a task that is there without anybody having told, unless it is about to be gone.
@@ -355,44 +412,82 @@ impl<S: Source> EventLog<S> {
         if self.insert(tid, slot) {
             self.adopted.insert(tid, slot);
             if !self.lives(machine, tid, slot.tgid) {
-                self.remove(tid);
+                self.doomed.push((tid, slot));
             }
         }
     }
 
-    /// Makes the table what /proc says. `new` makes the slots of those whom nobody has told of. How many processes that was.
-    fn rescan(&mut self, machine: &dyn Machine, new: fn(Tid, CssSetId) -> Slot) -> u64 {
-        let mut listed = FxHashSet::default();
-        let mut unknown = Vec::new();
-        for tgid in machine.processes() {
+    /// Begins to make the table what /proc says. `new` makes the slots of those whom nobody has told of.
+    fn begin(&mut self, machine: &dyn Machine, new: fn(Tid, CssSetId) -> Slot) {
+        self.drain(machine);
+        self.apply(machine);
+        self.lost = false;
+        self.rescan = Some(Rescan { left: machine.processes(), listed: FxHashSet::default(), began: self.now, new });
+    }
+
+    /// Goes on with it until it is done, or `end` has come. What is told meanwhile is applied, also to those that have just been found.
+    fn go_on(&mut self, machine: &dyn Machine, end: Option<Instant>) {
+        let Some(mut rescan) = self.rescan.take() else { return };
+        let mut done = 0;
+        while let Some(tgid) = rescan.left.pop() {
             // Its buffer may be small.
-            self.drain();
-            let Ok(info) = machine.task(tgid) else { continue };
-            let mut threads = all_threads(machine, tgid);
-            threads.retain(|tid| *tid != tgid || !info.zombie);
-            listed.extend(threads.iter().copied());
-            if !self.is_same(tgid, &info) {
-                self.others(tgid).into_iter().chain([tgid]).for_each(|tid| self.remove(tid));
-            }
-            match self.css_set_of(tgid) {
-                Some((css_set, split)) => self.complete(machine, &threads, new(tgid, css_set), split),
-                None if threads.is_empty() => {}
-                None => unknown.push((info.start_time, tgid, info.ppid, threads)),
+            self.drain(machine);
+            self.apply(machine);
+            self.look_at(machine, tgid, &mut rescan);
+            done += 1;
+            if done >= AT_LEAST && end.is_some_and(|end| machine.now() >= end) {
+                break;
             }
         }
-        // Parents come before their children.
-        unknown.sort_unstable();
-        let guessed = unknown.len() as u64;
-        for (_, tgid, ppid, threads) in unknown {
-            self.drain();
-            let css_set = self.css_set_of(ppid).map_or(ROOT_SET, |(css_set, _)| css_set);
-            threads.into_iter().for_each(|tid| self.adopt(machine, tid, new(tgid, css_set)));
+        if rescan.left.is_empty() {
+            self.stats.rescans += 1;
+            let Rescan { listed, began, .. } = rescan;
+            let old = |tid: Tid| self.seen.get(&tid).is_none_or(|seen| *seen <= began);
+            let gone = |tid: Tid, tgid: Tid| !machine.is_thread_of(tgid, tid) || !is_alive(machine, tid, tgid);
+            let dead = |(tid, slot): &(Tid, Slot)| !listed.contains(tid) && old(*tid) && gone(*tid, slot.tgid);
+            let dead: Vec<(Tid, Slot)> = self.table.iter().filter(dead).collect();
+            self.doomed.extend(dead);
+        } else {
+            self.rescan = Some(rescan);
         }
-        let gone = |tid: Tid, tgid: Tid| !machine.is_thread_of(tgid, tid) || !is_alive(machine, tid, tgid);
-        let dead = |(tid, slot): &(Tid, Slot)| !listed.contains(tid) && gone(*tid, slot.tgid);
-        let dead: Vec<Tid> = self.table.iter().filter(dead).map(|(tid, _)| tid).collect();
-        dead.into_iter().for_each(|tid| self.remove(tid));
-        guessed
+        self.bury(machine);
+    }
+
+    /// Makes the table what /proc says of a process, and before of those whom it descends from as far as they are not known.
+    fn look_at(&mut self, machine: &dyn Machine, tgid: Tid, rescan: &mut Rescan) {
+        let (mut line, mut next) = (Vec::new(), tgid);
+        let mut css_set = ROOT_SET;
+        while let Ok(info) = machine.task(next) {
+            if !self.is_same(next, &info) {
+                self.others(next).into_iter().chain([next]).for_each(|tid| self.remove(tid));
+            }
+            if let Some((known, split)) = self.css_set_of(next) {
+                css_set = known;
+                if next == tgid {
+                    let threads = self.list(machine, tgid, &info, rescan);
+                    return self.complete(machine, &threads, (rescan.new)(tgid, css_set), split);
+                }
+                break;
+            }
+            line.push((next, info));
+            next = info.ppid;
+            if line.iter().any(|(seen, _)| *seen == next) {
+                break;
+            }
+        }
+        for (tgid, info) in line.into_iter().rev() {
+            let threads = self.list(machine, tgid, &info, rescan);
+            self.stats.guessed += u64::from(!threads.is_empty());
+            threads.into_iter().for_each(|tid| self.adopt(machine, tid, (rescan.new)(tgid, css_set)));
+        }
+    }
+
+    /// The live threads of a process.
+    fn list(&self, machine: &dyn Machine, tgid: Tid, info: &TaskInfo, rescan: &mut Rescan) -> Vec<Tid> {
+        let mut threads = all_threads(machine, tgid);
+        threads.retain(|tid| *tid != tgid || !info.zombie);
+        rescan.listed.extend(threads.iter().copied());
+        threads
     }
 
     /// Records those threads of a known process that nobody has told of, with this slot, which is a guess if the process is split.
@@ -423,9 +518,11 @@ impl<S: Source> Tracker for EventLog<S> {
     fn activate(&mut self, machine: &dyn Machine, on: bool) -> io::Result<()> {
         if on && !self.active {
             self.source.start()?;
-            let guessed = self.stats.guessed;
+            let Stats { lost, rescans, guessed, .. } = self.stats;
             self.active = true;
-            self.rescan(machine, Slot::new);
+            self.begin(machine, Slot::new);
+            self.go_on(machine, None);
+            self.stats = Stats { lost: lost + u64::from(self.lost), rescans, ..self.stats };
             self.sync(machine);
             // All were in the root group.
             self.stats.guessed = guessed;
@@ -438,8 +535,9 @@ impl<S: Source> Tracker for EventLog<S> {
             self.queue.clear();
             self.late.clear();
             self.adopted.clear();
-            self.young.clear();
-            (self.lost, self.told) = (false, None);
+            self.seen.clear();
+            self.doomed.clear();
+            (self.lost, self.rescan) = (false, None);
         }
         Ok(())
     }
@@ -468,27 +566,19 @@ impl<S: Source> Tracker for EventLog<S> {
         if !self.active {
             return;
         }
-        let now = machine.uptime();
-        self.drain();
+        self.drain(machine);
         self.apply(machine);
-        for _ in 0..RESCANS {
-            if !std::mem::take(&mut self.lost) {
-                break;
-            }
-            self.stats.lost += 1;
-            self.stats.rescans += 1;
-            self.stats.guessed += self.rescan(machine, unseen);
-            self.drain();
-            self.apply(machine);
-            if self.source.is_deaf() {
-                // What is not heard is looked for each time.
-                self.lost = false;
-                break;
-            }
+        let end = machine.now() + BUDGET;
+        if self.rescan.is_none() && self.lost {
+            self.begin(machine, unseen);
         }
-        if !self.lost {
-            self.told = now;
-            self.young.clear();
+        if self.rescan.is_some() {
+            self.go_on(machine, Some(end));
+            self.drain(machine);
+            self.apply(machine);
+        }
+        if self.source.is_deaf() {
+            self.lost = false;
         }
     }
 
@@ -496,7 +586,11 @@ impl<S: Source> Tracker for EventLog<S> {
         if !self.active {
             return;
         }
-        self.source.listen_to(machine, tgid);
+        if self.source.listen_to(machine, tgid) {
+            // Those who were born before are where their parents are now.
+            self.begin(machine, unseen);
+            self.go_on(machine, None);
+        }
         for round in 0..=PATIENCE {
             self.sync(machine);
             let mut missing = all_threads(machine, tgid);
@@ -509,6 +603,7 @@ impl<S: Source> Tracker for EventLog<S> {
                 wait(round);
             } else {
                 missing.into_iter().for_each(|tid| self.adopt(machine, tid, Slot::new(tgid, ROOT_SET)));
+                self.bury(machine);
             }
         }
     }
@@ -517,10 +612,18 @@ impl<S: Source> Tracker for EventLog<S> {
         if !self.source.exits_late() {
             return false;
         }
+        let gone = |tid: Tid, tgid: Tid| !machine.is_thread_of(tgid, tid) || tid == tgid && machine.task(tid).is_ok_and(|info| info.zombie);
+        let dead: Vec<(Tid, Slot)> = members.iter().copied().filter(|(tid, slot)| gone(*tid, slot.tgid)).collect();
+        if dead.is_empty() {
+            return false;
+        }
+        // Their last children are where they were.
+        self.drain(machine);
+        self.apply(machine);
         let mut any = false;
-        for (tid, Slot { tgid, .. }) in members.iter().copied() {
-            let gone = !machine.is_thread_of(tgid, tid) || tid == tgid && machine.task(tid).is_ok_and(|info| info.zombie);
-            if !gone || self.table.get(tid).is_none_or(|slot| slot.tgid != tgid) {
+        for (tid, Slot { tgid, .. }) in dead {
+            if self.table.get(tid).is_none_or(|slot| slot.tgid != tgid) || !gone(tid, tgid) {
+                any = true;
                 continue;
             }
             any = true;
@@ -533,8 +636,9 @@ impl<S: Source> Tracker for EventLog<S> {
             } else {
                 // The main thread was dead and lives again: another one is executing a program, and has become it.
                 self.stats.guessed += u64::from(self.css_set_of(tgid).is_some_and(|(_, split)| split));
-                self.table.rename(tid, tgid);
-                self.young.insert(tgid);
+                self.rename(tid, tgid);
+                self.seen.remove(&tid);
+                self.seen.insert(tgid, self.now);
                 self.unlist(tid, tgid);
             }
         }
@@ -562,7 +666,6 @@ mod tests {
     use std::collections::BTreeMap;
     use std::ffi::OsStr;
     use std::sync::{Arc, Mutex, MutexGuard};
-    use std::time::Instant;
 
     /// What happens: a machine that knows only tasks, and what of that a source will tell.
     #[derive(Default)]
@@ -575,6 +678,8 @@ mod tests {
         lost: bool,
         deaf: bool,
         exits_late: bool,
+        /// Whoever is asked for was not listened to.
+        begins: bool,
     }
 
     #[derive(Clone, Default)]
@@ -688,6 +793,10 @@ mod tests {
             let lost = std::mem::take(&mut world.lost);
             world.deaf &= !lost;
             lost
+        }
+
+        fn listen_to(&mut self, _: &dyn Machine, _: Tid) -> bool {
+            self.world().begins
         }
 
         fn exits_late(&self) -> bool {
@@ -1103,6 +1212,60 @@ mod tests {
         fake.exit(30);
         log.sync(&fake);
         assert_eq!(css_set(&log, 30), None);
+        all(&log);
+    }
+
+    #[test]
+    fn children_of_the_dead_are_where_they_were() {
+        for lost in [false, true] {
+            let fake = Fake::default();
+            let mut log = fake.log();
+            place(&log, 10, 5);
+            fake.process(10, 30);
+            log.sync(&fake);
+            fake.world().exits_late = true;
+            let members: Vec<_> = log.table().iter().collect();
+            // Told when 30 has been found dead, or behind a gap.
+            fake.process(30, 31);
+            fake.dies(30);
+            fake.world().lost = lost;
+            log.reap(&fake, &members);
+            log.sync(&fake);
+            assert_eq!((css_set(&log, 30), css_set(&log, 31), log.stats().guessed), (None, Some(5), 0));
+            all(&log);
+        }
+    }
+
+    #[test]
+    fn who_is_listened_to_has_children_already() {
+        let fake = Fake::default();
+        let mut log = fake.log();
+        fake.process(20, 30);
+        fake.process(30, 31);
+        fake.world().told.clear();
+        fake.world().begins = true;
+        log.know(&fake, 20);
+        assert_eq!((css_set(&log, 30), css_set(&log, 31)), (Some(ROOT_SET), Some(ROOT_SET)));
+        (20..24).for_each(|tid| place(&log, tid, 5));
+        fake.process(30, 32);
+        fake.process(20, 33);
+        log.sync(&fake);
+        assert_eq!((css_set(&log, 32), css_set(&log, 33)), (Some(ROOT_SET), Some(5)));
+        assert_eq!((log.stats().lost, log.stats().rescans), (0, 1));
+        all(&log);
+    }
+
+    #[test]
+    fn repairs_go_on_with_the_next_look() {
+        let fake = Fake::default();
+        let mut log = fake.log();
+        place(&log, 10, 5);
+        fake.deaf();
+        (100..1000).for_each(|child| fake.process(10, child));
+        for _ in 0..100 {
+            log.sync(&fake);
+        }
+        assert_eq!((log.table().count(5), log.stats().lost, log.stats().rescans), (901, 1, 1));
         all(&log);
     }
 

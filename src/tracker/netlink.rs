@@ -119,19 +119,21 @@ impl Source for Netlink {
 
     fn drain(&mut self, events: &mut Vec<Event>) -> bool {
         let Some(connector) = &self.connector else { return false };
-        let end = if self.same_clock { now() } else { u64::MAX };
+        let clock = || if self.same_clock { now() } else { u64::MAX };
+        let mut end = clock();
         let mut lost = false;
         loop {
             match connector.receive() {
                 Received::Event(event, time) => {
                     events.push(told(event));
-                    // Whatever has happened before is told before. But once full, the socket takes nothing until it is empty.
-                    if time > end && !lost {
-                        return false;
+                    // Whatever has happened before is told before.
+                    if time > end {
+                        return lost;
                     }
                 }
                 Received::Agreed | Received::Other => {}
-                Received::Lost => lost = true,
+                // Once full, the socket takes nothing until it is empty: what is later than this has come since.
+                Received::Lost => (lost, end) = (true, clock()),
                 Received::Nothing => return lost,
             }
         }

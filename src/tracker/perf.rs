@@ -403,23 +403,31 @@ impl Source for Members {
         false
     }
 
-    fn listen_to(&mut self, machine: &dyn Machine, tgid: Tid) {
+    fn exits_late(&self) -> bool {
+        // Those who had begun to exit when they were asked for are never told of.
+        true
+    }
+
+    fn listen_to(&mut self, machine: &dyn Machine, tgid: Tid) -> bool {
+        let mut begun = false;
         // Those who were too close to their end.
         let mut tried = FxHashSet::default();
         for _ in 0..LISTINGS {
             if self.log.rings.is_empty() || self.read().is_err() {
-                return;
+                return begun;
             }
-            let Ok(tids) = machine.threads(tgid) else { return };
+            let Ok(tids) = machine.threads(tgid) else { return begun };
             let new: Vec<Tid> = tids.iter().copied().filter(|tid| !self.followed.contains_key(tid) && tried.insert(*tid)).collect();
             if new.is_empty() && machine.thread_count(tgid).is_ok_and(|count| count <= tids.len()) {
-                return;
+                return begun;
             }
+            begun |= !new.is_empty();
             if !new.into_iter().all(|tid| self.attach(tid, tgid)) {
-                return;
+                return begun;
             }
         }
         self.log.lost = true;
+        begun
     }
 
     fn unheard(&mut self, tgid: Tid) {
@@ -510,13 +518,17 @@ mod tests {
         source.room = 2 * source.log.rings.len();
         let sleepers = [Sleeper::new(), Sleeper::new()];
         for _ in 0..2 {
-            sleepers.iter().for_each(|sleeper| source.listen_to(&machine, sleeper.tgid()));
+            sleepers.iter().for_each(|sleeper| {
+                source.listen_to(&machine, sleeper.tgid());
+            });
             assert!(source.room == 0 && !source.is_deaf(), "asked for twice, attached to once");
         }
         drop(sleepers);
         assert!(!source.drain(&mut events) && source.families.is_empty() && source.room == 2 * source.log.rings.len());
         let sleepers = [Sleeper::new(), Sleeper::new(), Sleeper::new()];
-        sleepers.iter().for_each(|sleeper| source.listen_to(&machine, sleeper.tgid()));
+        sleepers.iter().for_each(|sleeper| {
+            source.listen_to(&machine, sleeper.tgid());
+        });
         assert!(source.is_deaf() && source.drain(&mut events) && source.drain(&mut events));
         source.stop();
         assert!(!source.is_deaf() && !source.drain(&mut events));

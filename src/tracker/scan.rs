@@ -259,7 +259,7 @@ impl Scan {
             let Some(info) = machine.task(tgid).ok().filter(|info| !info.zombie) else { continue };
             let threads: Vec<(Tid, Slot)> = self.table.of_process(tgid).collect();
             if let Some((tid, slot)) = threads.into_iter().find(|(tid, _)| !machine.is_thread_of(tgid, *tid)) {
-                self.add(tgid, slot, Some(info.start_time));
+                self.add(tgid, Slot { fresh: true, ..slot }, Some(info.start_time));
                 self.remove(tid);
             }
         }

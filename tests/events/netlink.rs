@@ -104,10 +104,11 @@ fn storm(test: &str, room: usize, args: [&str; 3], time: Duration, sleep: Durati
     }
     let count = births.order("stop")[0];
     // Others may make storms too, more than a small buffer bears.
-    wait_until("nothing is lost", || {
+    wait_until("nothing is lost and not repaired", || {
         let before = watch.tracker.stats().lost;
         watch.sync();
-        watch.tracker.stats().lost == before
+        let Stats { lost, rescans, .. } = watch.tracker.stats();
+        lost == before && rescans >= lost
     });
     let stats = watch.tracker.stats();
     let _ = writeln!(
