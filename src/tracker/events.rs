@@ -297,7 +297,7 @@ impl<S: Source> EventLog<S> {
                 Event::Fork { creator, exact, parent, child, tgid } => {
                     let known = self.table.get(creator).filter(|_| exact).map(|slot| slot.css_set);
                     match known.or_else(|| self.guess(parent)) {
-                        Some(css_set) => self.fork(child, born(machine, (child, tgid), (creator, css_set))),
+                        Some(css_set) => self.fork(child, born(machine, &self.table, (child, tgid), (creator, css_set))),
                         // The creator's own birth may have been lost: both are found in /proc.
                         None if self.lost => {}
                         None => {

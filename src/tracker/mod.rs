@@ -156,10 +156,11 @@ pub trait Tracker: Send {
     fn stats(&self) -> Stats;
 }
 
-/// The slot of a child that has just been found, with its creator and his css_set.
-pub fn born(machine: &dyn Machine, (child, tgid): (Tid, Tid), (creator, css_set): (Tid, CssSetId)) -> Slot {
-    let fresh = css_set != ROOT_SET && machine.affinity(child) != machine.affinity(creator);
-    Slot { fresh, ..Slot::new(tgid, css_set) }
+/// The slot of a child that has just been found, with its creator and his css_set. It is to be looked at if it has other CPUs than he, or he
+/// is to be looked at himself.
+pub fn born(machine: &dyn Machine, table: &Table, (child, tgid): (Tid, Tid), (creator, css_set): (Tid, CssSetId)) -> Slot {
+    let differs = || table.get(creator).is_none_or(|slot| slot.fresh) || machine.affinity(child) != machine.affinity(creator);
+    Slot { fresh: css_set != ROOT_SET && differs(), ..Slot::new(tgid, css_set) }
 }
 
 /// Records a task that is there without anybody having told, as one of the root group, unless it is about to be gone.

@@ -249,7 +249,7 @@ impl Scan {
         let parent = if is_thread { info.tgid } else { info.ppid };
         let Some((creator, slot)) = self.creator(machine, newborn, (parent, tid, is_thread)) else { return };
         if is_thread || slot.css_set != ROOT_SET {
-            self.add(tid, born(machine, (tid, info.tgid), (creator, slot.css_set)), info.start_time);
+            self.add(tid, born(machine, &self.table, (tid, info.tgid), (creator, slot.css_set)), info.start_time);
         }
     }
 

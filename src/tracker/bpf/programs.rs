@@ -288,7 +288,7 @@ impl<'a> Program<'a> {
     }
 
     /// Marks the child whose slot is at R8 if it has other CPUs than its creator: those that he had at the beginning of the fork. If he is
-    /// changed from here on, the child has been in the table before. Changes R6, R7 and R9.
+    /// changed from here on, the child has been in the table before. And if he is marked himself, for what he has. Changes R6, R7 and R9.
     fn compare_cpus(&mut self, layout: Layout) {
         let [differs, done] = [self.asm.label(), self.asm.label()];
         self.asm.load(R9, R8, 0);
@@ -297,6 +297,11 @@ impl<'a> Program<'a> {
         for nobody in [0, ROOT_SET as i32] {
             self.asm.jump_if_equal(R9, nobody, done);
         }
+        self.asm.load(R1, FP, CREATOR);
+        self.asm.load(R1, R1, 0);
+        self.asm.shift_right(R1, FRESH.trailing_zeros() as i32);
+        self.asm.and(R1, 1);
+        self.asm.jump_unless_equal(R1, 0, differs);
         self.asm.call(Helper::GetCurrentTask);
         self.asm.mov(R6, R0);
         self.asm.load(R7, FP, TASK);
