@@ -10,7 +10,7 @@
 //! - that a process that is spread over css_sets has executed a program from another thread than the main one;
 //! - that a pid has been used again within the clock tick (10 ms) in which its former owner was told of.
 //!
-//! The repair of a loss takes as long as one look may take ([`BUDGET`]), and goes on with the next one.
+//! The repair of a loss takes as long as one look may take (`BUDGET`), and goes on with the next one.
 
 use super::table::{CssSetId, ROOT_SET, Slot, Table};
 use super::{Stats, Tracker, born};

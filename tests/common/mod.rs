@@ -6,6 +6,7 @@
 // System calls that nix lacks; elsewhere in the tests there is none.
 #![allow(unsafe_code)]
 
+pub mod named;
 pub mod raw;
 
 use std::collections::hash_map::DefaultHasher;

@@ -13,11 +13,13 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::actor::{Actor, Arg, Outcome, at};
 use super::trees::{both_roots, has_no_complaints, lacks_root, test_name};
+use crate::common::named::{empty, remove};
 use crate::common::{Mount, TempDir, affinity, skipped, wait_until};
 
 /// A hierarchy of the kernel's without controllers: its agent is nobody else's.
 struct Named {
     temp: TempDir,
+    name: String,
 }
 
 impl Named {
@@ -25,13 +27,14 @@ impl Named {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let temp = TempDir::new();
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let options = format!("none,name=cgfuse-test-{}-{n},clone_children", std::process::id());
+        let name = format!("cgfuse-test-{}-{n}", std::process::id());
+        let options = format!("none,name={name},clone_children");
         let mounted = mount(Some("cgroup"), temp.path(), Some("cgroup"), MsFlags::empty(), Some(&*options));
         if let Err(errno) = mounted {
             skipped(&test_name(), &format!("no hierarchy of the kernel's: {errno}"));
             return None;
         }
-        Some(Named { temp })
+        Some(Named { temp, name })
     }
 }
 
@@ -41,16 +44,8 @@ impl Drop for Named {
         let left = fs::read_dir(self.temp.path()).into_iter().flatten().flatten();
         left.filter(|e| e.path().is_dir()).for_each(|e| empty(self.temp.path(), &e.path()));
         let _ = umount2(self.temp.path(), MntFlags::MNT_DETACH);
+        remove(&self.name);
     }
-}
-
-fn empty(root: &Path, dir: &Path) {
-    let below = fs::read_dir(dir).into_iter().flatten().flatten();
-    below.filter(|e| e.path().is_dir()).for_each(|e| empty(root, &e.path()));
-    for tid in fs::read_to_string(dir.join("tasks")).unwrap_or_default().lines() {
-        let _ = fs::write(root.join("tasks"), tid);
-    }
-    let _ = fs::remove_dir(dir);
 }
 
 /// Where the agent is and what it has noted.
