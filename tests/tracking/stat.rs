@@ -49,7 +49,11 @@ fn stat_counts_move() {
         assert_eq!(side.ids("g/tasks"), want, "{config:?}");
         let after = side.stat();
         assert!(after["css_sets"] >= 1, "{config:?}: {after:?}");
-        assert_eq!((after["lost"], after["guessed"]), (before["lost"], before["guessed"]), "{config:?}");
+        assert_eq!(after["lost"], before["lost"], "{config:?}");
+        // Of a process that is listened to from now on, /proc is read once, with whoever has come since the last time.
+        if config != PERF_USER {
+            assert_eq!(after["guessed"], before["guessed"], "{config:?}");
+        }
         // Twenty forks. Where BPF programs keep the table nobody hears of them.
         if config != BPF {
             wait_until(&format!("{config:?} counts: {before:?} {:?}", side.stat()), || side.stat()["events"] >= before["events"] + 20);

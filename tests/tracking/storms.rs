@@ -449,7 +449,8 @@ fn judge(side: &Side, storm: &str, seen: &Seen, strict: Strict, doubts: &str) ->
         Strict::Few => certain / 10,
     };
     // Whose place is guessed may have the CPUs of another one.
-    let fine = wrong.is_empty() && (never.is_empty() || strict == Strict::Gap) && misplaced.len() <= forgiven;
+    let guessed = strict == Strict::Gap || strict == Strict::UnlessDoubted && side.doubts() != doubts;
+    let fine = wrong.is_empty() && (never.is_empty() || guessed) && misplaced.len() <= forgiven;
     let first = |list: &[String]| list.iter().take(20).cloned().collect::<Vec<_>>();
     let lists = [("wrong", wrong), ("never", never), ("misplaced", misplaced)].map(|(name, list)| (name, first(list)));
     (!fine).then(|| format!("{storm}: {} {lists:#?}", side.doubts()))
