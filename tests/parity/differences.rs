@@ -121,7 +121,9 @@ fn execve_by_a_thread_elsewhere_leaves_the_process_with_its_leader() {
     let thread = target.thread();
     common::write(sub.dir().join("tasks"), target.pid().to_string()).expect("attach");
     target.exec(thread);
-    assert_eq!(common::ids(sub.dir().join("tasks")), [target.pid()]);
+    // But if the server looks in the middle, and sees the main thread dead, it knows.
+    let found = common::ids(sub.dir().join("tasks"));
+    assert!(found.is_empty() || found == [target.pid()], "{found:?}");
 }
 
 /// The kernel shows the old list for about a second.
