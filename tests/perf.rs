@@ -12,14 +12,13 @@ use cgfuse::tracker::Tracker;
 use cgfuse::tracker::events::{Event, EventLog, Source};
 use cgfuse::tracker::perf::{Members, SystemWide};
 use cgfuse::tracker::table::{ROOT_SET, Slot};
-use common::{CpusExclusive, TempDir, as_user, is_root, raw, skipped, spawn, state};
+use common::{CpusExclusive, TempDir, as_user, compiled, is_root, raw, skipped, spawn, state};
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -61,21 +60,7 @@ fn hold_cpus() -> Option<Flock<File>> {
 /// family.c, compiled once for all runs.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/perf/family.c");
-        let mut hasher = DefaultHasher::new();
-        common::read(&source).expect("family.c").hash(&mut hasher);
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let binary = dir.join(format!("family-{:016x}", hasher.finish()));
-        if !binary.exists() {
-            let part = dir.join(format!("family-{}", std::process::id()));
-            let cc = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-            let status = Command::new(cc).args(["-O1", "-pthread", "-o"]).arg(&part).arg(&source).status();
-            assert!(status.expect("a C compiler (Debian: apt install gcc)").success(), "family.c does not compile");
-            fs::rename(&part, &binary).expect("the binary's place");
-        }
-        binary
-    })
+    BINARY.get_or_init(|| compiled("tests/perf/family.c"))
 }
 
 /// Creator, child, the child's process.

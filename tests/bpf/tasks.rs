@@ -1,8 +1,5 @@
 //! A process that makes tasks of every kind, and what the tests of this binary share.
 
-use std::collections::hash_map::DefaultHasher;
-use std::fs;
-use std::hash::{Hash, Hasher};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -14,7 +11,7 @@ use cgfuse::tracker::Tracker;
 use cgfuse::tracker::bpf::Bpf;
 use cgfuse::tracker::table::{CssSetId, Slot};
 
-use crate::common::{is_root, skipped, spawn};
+use crate::common::{compiled, is_root, skipped, spawn};
 
 pub(crate) fn linux() -> Linux {
     Linux::new().expect("/proc")
@@ -90,21 +87,7 @@ impl Drop for Tasks {
 /// Compiles tasks.c once; a changed source gets another name.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/tasks.c");
-        let mut hasher = DefaultHasher::new();
-        fs::read(&source).expect("tasks.c").hash(&mut hasher);
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let binary = dir.join(format!("tasks-{:016x}", hasher.finish()));
-        if !binary.exists() {
-            let part = dir.join(format!("tasks-{}", std::process::id()));
-            let cc = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-            let status = Command::new(cc).args(["-O1", "-pthread", "-o"]).arg(&part).arg(&source).status();
-            assert!(status.expect("a C compiler (Debian: apt install gcc)").success(), "tasks.c does not compile");
-            fs::rename(&part, &binary).expect("the binary's place");
-        }
-        binary
-    })
+    BINARY.get_or_init(|| compiled("tests/bpf/tasks.c"))
 }
 
 /// Whether something comes to hold that other CPUs are still about to do.

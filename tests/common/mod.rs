@@ -749,26 +749,28 @@ impl Drop for Target {
     }
 }
 
-/// Compiles target.c once; the name tells the source apart, so a changed one is compiled anew.
+/// Compiles a C program, named by its path in the project, if that has not been done; a changed source gets another name.
+pub fn compiled(source: &str) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
+    let shown = source.display();
+    let mut hasher = DefaultHasher::new();
+    fs::read(&source).unwrap_or_else(|error| panic!("{shown}: {error}")).hash(&mut hasher);
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let binary = dir.join(format!("{}-{:016x}", source.file_stem().unwrap_or_default().display(), hasher.finish()));
+    if !binary.exists() {
+        // Several tests may compile at once; the rename makes each result whole.
+        let part = dir.join(fresh_name());
+        let cc = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+        let status = Command::new(cc).args(["-O1", "-pthread", "-o"]).arg(&part).arg(&source).status();
+        assert!(status.expect("a C compiler (Debian: apt install gcc)").success(), "{shown} does not compile");
+        fs::rename(&part, &binary).expect("the binary's place");
+    }
+    binary
+}
+
 fn target_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/target.c");
-        let mut hasher = DefaultHasher::new();
-        fs::read(&source).expect("target.c").hash(&mut hasher);
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let binary = dir.join(format!("target-{:016x}", hasher.finish()));
-        if !binary.exists() {
-            let part = dir.join(fresh_name());
-            let cc = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-            let mut cmd = Command::new(cc);
-            cmd.args(["-O1", "-pthread", "-o"]).arg(&part).arg(&source);
-            let status = cmd.status().expect("a C compiler (Debian: apt install gcc)");
-            assert!(status.success(), "target.c does not compile");
-            fs::rename(&part, &binary).expect("the binary's place");
-        }
-        binary
-    })
+    BINARY.get_or_init(|| compiled("tests/common/target.c"))
 }
 
 /// A path as bytes, for messages.

@@ -12,7 +12,7 @@ use cgfuse::sys::linux::Linux;
 use cgfuse::tracker::Tracker;
 use cgfuse::tracker::table::{CssSetId, Slot};
 
-use crate::common::{TempDir, as_user, is_root, spawn, state, wait_until};
+use crate::common::{self, TempDir, as_user, is_root, spawn, state, wait_until};
 
 /// The compiled births.c, by a path that everybody may use.
 const PROGRAM: &str = "CGFUSE_TEST_BIRTHS";
@@ -22,20 +22,7 @@ const NOBODY: u32 = 65534;
 
 fn compiled() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        if let Some(path) = std::env::var_os(PROGRAM) {
-            return path.into();
-        }
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/events/births.c");
-        // Several test binaries may compile at once; the rename makes each result whole.
-        let binary = Path::new(env!("CARGO_TARGET_TMPDIR")).join("births");
-        let fresh = binary.with_extension(std::process::id().to_string());
-        let cc = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-        let status = Command::new(cc).args(["-O1", "-pthread", "-o"]).arg(&fresh).arg(source).status();
-        assert!(status.expect("a C compiler (Debian: apt install gcc)").success(), "births.c does not compile");
-        fs::rename(&fresh, &binary).expect("the binary's place");
-        binary
-    })
+    BINARY.get_or_init(|| std::env::var_os(PROGRAM).map_or_else(|| common::compiled("tests/events/births.c"), PathBuf::from))
 }
 
 /// Runs the test, and again as an ordinary user where it runs as root.

@@ -1,8 +1,6 @@
 //! The process that makes the storms, and what the tests of this binary share.
 
-use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File};
-use std::hash::{Hash, Hasher};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
@@ -11,7 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use crate::common::{TempDir, can_mount, read, skipped, spawn, try_affinity, write};
+use crate::common::{TempDir, can_mount, compiled, skipped, spawn, try_affinity, write};
 
 /// A third of these rounds, or so many times more than all of them as the environment says.
 pub(crate) fn rounds(full: usize) -> usize {
@@ -216,19 +214,5 @@ impl Drop for Storm {
 /// Compiles storm.c once; a changed source gets another name.
 pub(crate) fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stress/storm.c");
-        let mut hasher = DefaultHasher::new();
-        read(&source).expect("storm.c").hash(&mut hasher);
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let binary = dir.join(format!("storm-{:016x}", hasher.finish()));
-        if !binary.exists() {
-            let part = dir.join(format!("storm-{}", std::process::id()));
-            let cc = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-            let status = Command::new(cc).args(["-O1", "-pthread", "-o"]).arg(&part).arg(&source).status();
-            assert!(status.expect("a C compiler (Debian: apt install gcc)").success(), "storm.c does not compile");
-            fs::rename(&part, &binary).expect("the binary's place");
-        }
-        binary
-    })
+    BINARY.get_or_init(|| compiled("tests/stress/storm.c"))
 }

@@ -1,9 +1,7 @@
 //! Families of tasks that are born and die in every way there is; see family.c.
 
 use std::cell::RefCell;
-use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File};
-use std::hash::{Hash, Hasher};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
@@ -15,26 +13,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
-use crate::common::{as_user, spawn, state, wait_until};
+use crate::common::{as_user, compiled, spawn, state, wait_until};
 
 /// Compiles family.c once; a changed source gets another name.
 pub(crate) fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tracking/family.c");
-        let mut hasher = DefaultHasher::new();
-        fs::read(&source).expect("family.c").hash(&mut hasher);
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let binary = dir.join(format!("family-{:016x}", hasher.finish()));
-        if !binary.exists() {
-            let part = dir.join(format!("family-{}", std::process::id()));
-            let cc = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-            let status = Command::new(cc).args(["-O1", "-pthread", "-o"]).arg(&part).arg(&source).status();
-            assert!(status.expect("a C compiler (Debian: apt install gcc)").success(), "family.c does not compile");
-            fs::rename(&part, &binary).expect("the binary's place");
-        }
-        binary
-    })
+    BINARY.get_or_init(|| compiled("tests/tracking/family.c"))
 }
 
 /// Spawns family.c with these arguments as a user, who need not have the right to search the build directory.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use nix::errno::Errno;
 
-use crate::common::spawn;
+use crate::common::{compiled, spawn};
 
 /// What a call gives: its value, or its errno.
 pub(crate) type Outcome = Result<i64, Errno>;
@@ -118,16 +118,7 @@ pub(crate) struct Actor {
 
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vfs/actor.c");
-        // Several test binaries may compile at once; the rename makes each result whole.
-        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("actor");
-        let fresh = program.with_extension(std::process::id().to_string());
-        let status = Command::new("cc").args(["-O1", "-pthread", "-o"]).arg(&fresh).arg(source).status();
-        assert!(status.expect("cc runs").success(), "cc failed");
-        std::fs::rename(&fresh, &program).expect("place the compiled actor");
-        program
-    })
+    PROGRAM.get_or_init(|| compiled("tests/vfs/actor.c"))
 }
 
 impl Actor {

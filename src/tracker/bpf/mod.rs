@@ -351,7 +351,8 @@ mod tests {
         let told = bpf.take_emptied();
         assert!(told.contains(&4_399) && told.len() == MAX_CSS_SETS - 2, "{}", told.len());
         assert_eq!((bpf.stats().events, bpf.stats().lost), (4_095, 1));
-        assert_eq!(bpf.take_emptied(), []);
+        // But for the root's, which this table has too few tasks of.
+        assert_eq!(bpf.take_emptied().into_iter().find(|css_set| *css_set > ROOT_SET), None);
     }
 
     #[test]
