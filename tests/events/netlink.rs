@@ -1,5 +1,6 @@
 //! The proc connector.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::process::Command;
@@ -123,7 +124,10 @@ fn storm(test: &str, room: usize, args: [&str; 3], time: Duration, sleep: Durati
     assert!(truth.len() > 5, "{truth:?}");
     let astray: Vec<_> = truth.keys().filter(|tid| !members.contains_key(tid)).map(|tid| (*tid, watch.tracker.table().get(*tid))).collect();
     let strangers: Vec<_> = members.keys().filter(|tid| !truth.contains_key(tid)).map(|tid| (*tid, watch.machine.task(*tid))).collect();
-    assert!(astray.is_empty() && strangers.is_empty(), "astray: {astray:?}, strangers: {strangers:?}");
+    // After a loss a child whose creator has died is taken for one of whoever has adopted it, and is counted.
+    let guessed: BTreeSet<_> = astray.iter().filter_map(|(_, slot)| Some(slot.as_ref()?.tgid)).collect();
+    let counted = stats.lost > 0 && guessed.len() as u64 <= stats.guessed && astray.iter().all(|(_, slot)| slot.is_some());
+    assert!((astray.is_empty() || counted) && strangers.is_empty(), "astray: {astray:?}, strangers: {strangers:?}");
     watch.agrees_with_proc();
     stats
 }
