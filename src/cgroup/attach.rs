@@ -10,6 +10,7 @@ use crate::controllers::{Before, Checked, Ids, Subsys, TaskState};
 use crate::error::{Error, Result};
 use crate::sys::{Errno, TaskFlags, TaskInfo, Tid};
 use crate::tracker::table::{CssSetId, Slot};
+use parking_lot::MutexGuard;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 use std::time::Duration;
@@ -256,7 +257,7 @@ impl Locked<'_> {
     /// EINVAL for what is not a pid and for kernel threads that are bound to their CPUs; ESRCH if there is no such
     /// task; EACCES if the opener is neither root nor the task's owner; ENOSPC if the cpuset has no CPUs or nodes; ENOMEM if there are
     /// too many different sets of tasks; else what setting the tasks' state says. Nothing is changed then.
-    pub fn attach(&self, writer: &Writer<'_>, to: CgroupId, text: &[u8], ids: Ids) -> Result<()> {
+    pub fn attach(&mut self, writer: &Writer<'_>, to: CgroupId, text: &[u8], ids: Ids) -> Result<()> {
         self.tree().get(to)?;
         let tid = self.target(writer, parse::pid(text)?)?;
         self.hierarchy.activate(true)?;
@@ -267,8 +268,11 @@ impl Locked<'_> {
                 Ok(complete) if complete || ids == Ids::Threads => return Ok(()),
                 Ok(_) => moved = true,
                 Err(Error::NoTask) if moved => return Ok(()),
-                // Alive, but not to be found: it is being born, or is executing a program and has just got another tid.
-                Err(Error::NoTask) if self.lives(tid) => std::thread::sleep(Duration::from_millis(1)),
+                // Alive, but not to be found: it is being born, or is executing a program and has just got another tid. Nobody waits behind us
+                // meanwhile.
+                Err(Error::NoTask) if self.lives(tid) => {
+                    MutexGuard::unlocked(&mut self.guard, || std::thread::sleep(Duration::from_millis(1)))
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -440,6 +444,20 @@ impl Locked<'_> {
                 Err(error) => log::warn!("task {tid} stays in a group that cannot hold it: {error}"),
             }
         }
+    }
+
+    /// Looks at the members that have been marked since that was done last (`cpuset_fork`).
+    pub(super) fn welcome(&self) {
+        let hierarchy = self.hierarchy;
+        let tracked = hierarchy.css_set_lock.lock();
+        let marked = hierarchy.table.marked();
+        if tracked.marked == marked {
+            return;
+        }
+        let newborn = hierarchy.newborn(&tracked);
+        drop(tracked);
+        self.check(&newborn);
+        hierarchy.css_set_lock.lock().marked = marked;
     }
 
     /// Looks at members, and makes true what their css_sets say of them.

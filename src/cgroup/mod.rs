@@ -39,6 +39,9 @@ const MANY: usize = 200;
 /// After a move, children that were being born meanwhile are looked for again this much later.
 const SETTLE: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
 
+/// A reader waits so long for whoever changes the hierarchy, if members are to be looked at first: see [`Locked::welcome`].
+const NEWBORN_PATIENCE: Duration = Duration::from_millis(2);
+
 /// How often members are looked at for what they have given themselves, while there are any.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -84,6 +87,8 @@ struct Tracked {
     settle: Vec<Instant>,
     /// When members are to be looked at for what they have given themselves.
     next_poll: Instant,
+    /// [`Table::marked`] when newborn members have been looked at last.
+    marked: u64,
     /// The member that has been looked at last for whether it is alive.
     looked_at: Tid,
     /// How many members have been put back inside their groups.
@@ -113,6 +118,7 @@ impl Hierarchy {
             inhabited: FxHashSet::default(),
             settle: Vec::new(),
             next_poll: machine.now(),
+            marked: 0,
             looked_at: 0,
             drift: 0,
         });
@@ -136,12 +142,12 @@ impl Hierarchy {
 
     /// The right to change the hierarchy; waits for whoever has it.
     pub fn lock(&self) -> Locked<'_> {
-        Locked { hierarchy: self, _guard: self.cgroup_mutex.lock() }
+        Locked { hierarchy: self, guard: self.cgroup_mutex.lock() }
     }
 
     /// The right to change the hierarchy if nobody has it.
     pub fn try_lock(&self) -> Option<Locked<'_>> {
-        Some(Locked { hierarchy: self, _guard: self.cgroup_mutex.try_lock()? })
+        Some(Locked { hierarchy: self, guard: self.cgroup_mutex.try_lock()? })
     }
 
     fn sync(&self) -> MutexGuard<'_, Tracked> {
@@ -229,7 +235,14 @@ impl Hierarchy {
     }
 
     fn group_members(&self, id: CgroupId, ids: Ids) -> Vec<Tid> {
-        let members = self.members(&mut self.sync(), id);
+        let mut tracked = self.sync();
+        let members = self.members(&mut tracked, id);
+        let newborn = tracked.marked != self.table.marked() && members.iter().any(|(_, slot)| slot.fresh);
+        drop(tracked);
+        if newborn {
+            // They are looked at when the lock is given back, be it by somebody else.
+            drop(self.cgroup_mutex.try_lock_for(NEWBORN_PATIENCE).map(|guard| Locked { hierarchy: self, guard }));
+        }
         members.into_iter().map(|(tid, slot)| if ids == Ids::Threads { tid } else { slot.tgid }).collect()
     }
 
@@ -309,11 +322,10 @@ impl Hierarchy {
         }
         let poll = tracked.next_poll <= now;
         let settle = tracked.settle.first().is_some_and(|due| *due <= now);
-        let members = || self.table.iter().filter(|(_, slot)| slot.css_set != ROOT_SET);
         if poll || settle {
             tracked.settle.retain(|due| *due > now);
-            let unsettled = |slot: &Slot| slot.fresh && tracked.sets.is_unsettled(slot.css_set, now);
-            let list: Vec<(Tid, Slot)> = members().filter(|(_, slot)| poll || unsettled(slot)).collect();
+            let list: Vec<(Tid, Slot)> =
+                if poll { self.table.iter().filter(|(_, slot)| slot.css_set != ROOT_SET).collect() } else { self.newborn(&tracked) };
             drop(tracked);
             locked.check(&list);
             tracked = self.sync();
@@ -331,8 +343,21 @@ impl Hierarchy {
 
     /// Takes what the tracker has been told meanwhile.
     pub fn listen(&self) {
-        drop(self.sync());
-        self.release();
+        let tracked = self.sync();
+        let newborn = tracked.marked != self.table.marked();
+        drop(tracked);
+        if newborn {
+            drop(self.lock());
+        } else {
+            self.release();
+        }
+    }
+
+    /// The members that have been marked, and may still have what their creators had before a change.
+    fn newborn(&self, tracked: &Tracked) -> Vec<(Tid, Slot)> {
+        let now = self.machine.now();
+        let unsettled = |slot: &Slot| slot.css_set != ROOT_SET && slot.fresh && tracked.sets.is_unsettled(slot.css_set, now);
+        self.table.iter().filter(|(_, slot)| unsettled(slot)).collect()
     }
 
     /// Looks for the dead among some members, where nobody tells: those first whose groups want to be told.
@@ -376,12 +401,14 @@ impl Hierarchy {
 /// The right to change a hierarchy: `cgroup_mutex` is held as long as it lives.
 pub struct Locked<'h> {
     hierarchy: &'h Hierarchy,
-    _guard: MutexGuard<'h, ()>,
+    guard: MutexGuard<'h, ()>,
 }
 
-/// Groups that have become empty are announced before anybody else may change them.
+/// Children that were being born during a change get what their group has, and groups that have become empty are announced, before
+/// anybody else may change them.
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
+        self.welcome();
         self.hierarchy.release();
     }
 }

@@ -387,8 +387,8 @@ impl Filesystem for Face {
         let slow = self.vfs.is_slow_write(fh, data, client);
         let free = if slow { None } else { self.vfs.hierarchy().try_lock() };
         match free {
-            Some(locked) => {
-                let done = self.vfs.write(&locked, fh, data, client);
+            Some(mut locked) => {
+                let done = self.vfs.write(&mut locked, fh, data, client);
                 drop(locked);
                 reply_written(reply, len, done);
                 self.housekeeper.look(&self.vfs);
@@ -397,7 +397,7 @@ impl Filesystem for Face {
                 let data = data[..len.min(MAX_COMMAND)].to_vec();
                 let housekeeper = self.housekeeper.clone();
                 self.defer(&self.writes, move |vfs| {
-                    let done = vfs.write(&vfs.hierarchy().lock(), fh, &data, client);
+                    let done = vfs.write(&mut vfs.hierarchy().lock(), fh, &data, client);
                     reply_written(reply, len, done);
                     housekeeper.look(vfs);
                 });

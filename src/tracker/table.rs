@@ -7,7 +7,7 @@
 //! The words are laid out for both sides:
 //! - `slots[tid]`: the tgid in the upper half, [`FRESH`], [`DRIFTED`] and the css_set's id in the lower half; 0 for no task;
 //! - `chunks[tid / 128]`: not 0 if any of these 128 slots has been in use since the word was last cleared. It is set after the slot;
-//! - `counts[css_set]`: how many tasks are there.
+//! - `counts[css_set]`: how many tasks are there; `counts[0]`: how often a task has been marked [`FRESH`].
 
 use crate::sys::Tid;
 use crate::sys::shared::Words;
@@ -16,6 +16,9 @@ use std::sync::atomic::Ordering::SeqCst;
 
 /// The number of a css_set. It is used again some time after the last task has left.
 pub type CssSetId = u32;
+
+/// No css_set: its count is that of the tasks that have been marked [`FRESH`].
+pub const NO_SET: CssSetId = 0;
 
 /// The css_set of the root group, in which every task starts.
 pub const ROOT_SET: CssSetId = 1;
@@ -103,6 +106,11 @@ impl Table {
         self.counts.get(css_set as usize).map_or(0, |count| count.load(SeqCst))
     }
 
+    /// How often a task has been marked [`FRESH`]: whoever has seen the same number before has nobody new to look at.
+    pub fn marked(&self) -> u64 {
+        self.count(NO_SET)
+    }
+
     /// Records a task that is not known yet. Whether it was not.
     pub fn insert(&self, tid: Tid, slot: Slot) -> bool {
         self.exchange(tid, None, Some(slot)).is_ok()
@@ -156,6 +164,9 @@ impl Table {
         let done = self.slots[index].compare_exchange(word(old), word(new), SeqCst, SeqCst);
         if done.is_ok() && new.is_some() {
             self.chunks[index / CHUNK].store(1, SeqCst);
+            if new.is_some_and(|slot| slot.fresh) && old.is_none_or(|slot| !slot.fresh) {
+                self.counts[NO_SET as usize].fetch_add(1, SeqCst);
+            }
         }
         let left = if done.is_ok() { old } else { new };
         let emptied = moves && left.is_some_and(|slot| self.counts[slot.css_set as usize].fetch_sub(1, SeqCst) == 1);

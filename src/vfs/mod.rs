@@ -404,7 +404,7 @@ impl Vfs {
     /// # Errors
     /// E2BIG past the file's limit, ENODEV if the group has been removed, EINVAL if the file takes no writes, and
     /// whatever the file's handler says.
-    pub fn write(&self, locked: &Locked<'_>, fh: u64, data: &[u8], client: Client) -> Result<()> {
+    pub fn write(&self, locked: &mut Locked<'_>, fh: u64, data: &[u8], client: Client) -> Result<()> {
         let handle = self.handle(fh)?;
         let Handle::File { ino, opener_uid, opener_caps, .. } = &*handle else { return Err(Error::Invalid) };
         let (id, slot) = locate(*ino);

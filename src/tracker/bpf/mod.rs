@@ -8,7 +8,7 @@ mod asm;
 mod btf;
 mod programs;
 
-use super::table::{CHUNK, CssSetId, MAX_CSS_SETS, ROOT_SET, Table};
+use super::table::{CHUNK, CssSetId, MAX_CSS_SETS, NO_SET, ROOT_SET, Table};
 use super::{Stats, Tracker, adopt, adopt_all};
 use crate::sys::bpf::{self, MapInfo, Ring};
 use crate::sys::shared::Words;
@@ -262,7 +262,8 @@ impl Tracker for Bpf {
         let mut emptied = Vec::new();
         // First the flag: what cannot be told from here on sets it again.
         let lost = self.control[LOST].swap(0, SeqCst) != 0;
-        self.ring.drain(|css_set| emptied.push(css_set as CssSetId));
+        // No css_set means that somebody has been marked, which counts itself.
+        self.ring.drain(|css_set| emptied.extend((css_set != u64::from(NO_SET)).then_some(css_set as CssSetId)));
         self.stats.events += emptied.len() as u64;
         if lost {
             self.stats.lost += 1;

@@ -9,14 +9,14 @@
 use super::asm::{Asm, FP, Helper, Label, Operand, R0, R1, R2, R3, R4, R6, R7, R8, R9, Reg};
 use super::{ANNOUNCE, LOST, REDIRECT};
 use crate::sys::bpf::Insn;
-use crate::tracker::table::{CHUNK, CSS_SET, DRIFTED, FRESH, ROOT_SET};
+use crate::tracker::table::{CHUNK, CSS_SET, DRIFTED, FRESH, NO_SET, ROOT_SET};
 use std::os::fd::BorrowedFd;
 
 const CLONE_THREAD: i32 = 0x0001_0000;
 
 // The stack.
 const KEY: i16 = -8;
-const EMPTIED: i16 = -16;
+const TOLD: i16 = -16;
 const CHILD: i16 = -24;
 const NEW_SLOT: i16 = -32;
 const CREATOR: i16 = NEW_SLOT;
@@ -216,9 +216,9 @@ impl<'a> Program<'a> {
         self.asm.or(word, R3);
     }
 
-    /// Marks the task whose slot is at `slot`, if there is one, as to be looked at. Changes R6 and R9.
+    /// Marks the task whose slot is at `slot`, if there is one, as to be looked at, and counts that. Changes R6 and R9.
     fn mark_fresh(&mut self, slot: Reg) {
-        let done = self.asm.label();
+        let [marked, done] = [self.asm.label(), self.asm.label()];
         self.asm.mov(R6, slot);
         for _ in 0..ATTEMPTS {
             self.asm.load(R9, R6, 0);
@@ -227,8 +227,14 @@ impl<'a> Program<'a> {
             self.asm.mov(R1, R9);
             self.mark(R1, FRESH);
             self.asm.compare_exchange(R6, R1);
-            self.asm.jump_if_equal(R0, R9, done);
+            self.asm.jump_if_equal(R0, R9, marked);
         }
+        self.asm.jump(done);
+        self.asm.bind(marked);
+        self.asm.mov(R1, NO_SET as i32);
+        self.element(self.maps.counts, R1, done);
+        self.asm.mov(R1, 1);
+        self.asm.fetch_add(R0, R1);
         self.asm.bind(done);
     }
 
@@ -287,8 +293,9 @@ impl<'a> Program<'a> {
         self.drop(R7);
     }
 
-    /// Marks the child whose slot is at R8 if it has other CPUs than its creator: those that he had at the beginning of the fork. If he is
-    /// changed from here on, the child has been in the table before. And if he is marked himself, for what he has. Changes R6, R7 and R9.
+    /// Marks the child whose slot is at R8, and wakes user space, if it has other CPUs than its creator: those that he had at the beginning of
+    /// the fork. If he is changed from here on, the child has been in the table before. And if he is marked himself, for what he has. Changes
+    /// R6, R7 and R9.
     fn compare_cpus(&mut self, layout: Layout) {
         let [differs, done] = [self.asm.label(), self.asm.label()];
         self.asm.load(R9, R8, 0);
@@ -326,6 +333,10 @@ impl<'a> Program<'a> {
         self.asm.jump(done);
         self.asm.bind(differs);
         self.mark_fresh(R8);
+        self.asm.mov(R1, NO_SET as i32);
+        self.asm.store(FP, TOLD, R1);
+        // If there is no room, it is awake.
+        self.tell(done);
         self.asm.bind(done);
     }
 
@@ -343,7 +354,7 @@ impl<'a> Program<'a> {
         let [done, told] = [self.asm.label(), self.asm.label()];
         self.asm.mov(R1, word);
         self.asm.and(R1, CSS_SET as i32);
-        self.asm.store(FP, EMPTIED, R1);
+        self.asm.store(FP, TOLD, R1);
         self.element(self.maps.counts, R1, done);
         self.asm.mov(R1, -1);
         self.asm.fetch_add(R0, R1);
@@ -351,16 +362,21 @@ impl<'a> Program<'a> {
         self.asm.load_map_value(R1, self.maps.control, (ANNOUNCE * 8) as i32);
         self.asm.load(R1, R1, 0);
         self.asm.jump_if_equal(R1, 0, done);
+        self.tell(told);
+        self.lose();
+        self.asm.bind(told);
+        self.asm.bind(done);
+    }
+
+    /// Puts the number at [`TOLD`] into the ring and wakes user space; goes to `told` if there was room.
+    fn tell(&mut self, told: Label) {
         self.asm.load_map(R1, self.maps.emptied);
         self.asm.mov(R2, FP);
-        self.asm.add(R2, i32::from(EMPTIED));
+        self.asm.add(R2, i32::from(TOLD));
         self.asm.mov(R3, 8);
         self.asm.mov(R4, 0);
         self.asm.call(Helper::RingbufOutput);
         self.asm.jump_if_equal(R0, 0, told);
-        self.lose();
-        self.asm.bind(told);
-        self.asm.bind(done);
     }
 
     /// Something could not be told or recorded.
@@ -748,6 +764,7 @@ mod tests {
             assert!(world.table.insert(LEADER, Slot::new(LEADER, css_set)));
             world.run(&fork(world.maps(), LAYOUT), [TASKS[1], 0], |_| ());
             assert_eq!(world.table.get(OTHER), Some(Slot { fresh, ..Slot::new(OTHER, css_set) }));
+            assert_eq!(world.table.marked(), u64::from(fresh), "counted");
         }
     }
 
