@@ -196,6 +196,11 @@ impl Hierarchy {
         self.css_set_lock.lock().tracker.fd().and_then(|fd| fd.try_clone_to_owned().ok())
     }
 
+    /// How long the tracker may be left alone after [`Hierarchy::listen`].
+    pub fn tracker_pause(&self) -> Duration {
+        self.css_set_lock.lock().tracker.pause()
+    }
+
     /// Whether showing the members of a group may take long.
     pub fn is_large(&self, id: CgroupId) -> bool {
         id == ROOT || self.css_set_lock.lock().sets.count(&self.table, id) > MANY as u64

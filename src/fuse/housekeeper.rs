@@ -15,9 +15,6 @@ use std::time::{Duration, Instant};
 /// The multicast group of the kernel's own uevents.
 const KERNEL_UEVENTS: u32 = 1;
 
-/// How long the tracker is left alone after it has been looked after: events that come one by one are taken together.
-const PAUSE: Duration = Duration::from_millis(2);
-
 /// Wakes the thread that looks after a hierarchy; sleeps for as long as there is nothing to look after.
 #[derive(Clone)]
 pub(super) struct Housekeeper {
@@ -79,11 +76,14 @@ impl Housekeeper {
 }
 
 fn keep(shared: &Shared, vfs: &Weak<Vfs>) {
+    // Until when the tracker is left alone.
+    let mut pause: Option<Instant> = None;
     loop {
         let due = *shared.next.lock();
+        pause = pause.filter(|end| *end > Instant::now());
         // What the tracker listens to may have changed.
-        let Some(tracker) = vfs.upgrade().map(|vfs| vfs.hierarchy().tracker_fd()) else { return };
-        let told = sleep(shared, tracker.as_ref(), due);
+        let Some(tracker) = vfs.upgrade().map(|vfs| vfs.hierarchy().tracker_fd().filter(|_| pause.is_none())) else { return };
+        let told = sleep(shared, tracker.as_ref(), [due, pause].into_iter().flatten().min());
         let is_due = due.is_some_and(|due| due <= Instant::now());
         if !told && !is_due {
             continue;
@@ -96,13 +96,12 @@ fn keep(shared: &Shared, vfs: &Weak<Vfs>) {
             vfs.hierarchy().listen();
         }
         let again = vfs.hierarchy().next_housekeeping();
+        if told {
+            pause = Some(Instant::now() + vfs.hierarchy().tracker_pause());
+        }
         drop(vfs);
         let mut next = shared.next.lock();
         *next = [*next, again].into_iter().flatten().min();
-        drop(next);
-        if told {
-            thread::sleep(PAUSE);
-        }
     }
 }
 

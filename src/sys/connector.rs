@@ -2,7 +2,7 @@
 
 use super::{Errno, Tid};
 use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce};
-use nix::sys::socket::{MsgFlags, NetlinkAddr, bind, recv, send, setsockopt};
+use nix::sys::socket::{MsgFlags, NetlinkAddr, bind, getsockopt, recv, send, setsockopt};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -89,6 +89,14 @@ impl Connector {
         }
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 1 << (CN_IDX_PROC - 1)))?;
         Ok(Self(socket))
+    }
+
+    /// The kernel's memory for what has not been received, in bytes.
+    ///
+    /// # Errors
+    /// Those of getsockopt(2).
+    pub fn room(&self) -> io::Result<usize> {
+        Ok(getsockopt(&self.0, RcvBuf)?)
     }
 
     /// Asks for forks, exits and executed programs; before Linux 6.6, for all events. Whether the kernel has agreed: it does not answer

@@ -99,6 +99,10 @@ pub trait Source: Send {
     fn is_prompt(&self) -> bool {
         false
     }
+    /// How long events may be left alone so that they are taken together.
+    fn pause(&self) -> Duration {
+        super::PAUSE
+    }
     /// Whether a task that has been waited for may not have been told of.
     fn exits_late(&self) -> bool {
         false
@@ -556,6 +560,10 @@ impl<S: Source> Tracker for EventLog<S> {
 
     fn is_prompt(&self) -> bool {
         self.source.is_prompt()
+    }
+
+    fn pause(&self) -> Duration {
+        self.source.pause()
     }
 
     fn cpus_changed(&mut self) {

@@ -15,6 +15,7 @@ use crate::sys::{Machine, TaskFlags, Tid};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
 use table::{CssSetId, ROOT_SET, Slot, Table};
 
 /// A back end, as `-o tracker=` names it.
@@ -95,6 +96,9 @@ pub struct Stats {
     pub guessed: u64,
 }
 
+/// [`Tracker::pause`] where nothing else is known.
+const PAUSE: Duration = Duration::from_millis(2);
+
 /// A source of forks and exits, and its table. A child is inserted into its creator's css_set; whoever has exited is not in the table.
 pub trait Tracker: Send {
     /// The name that `-o tracker=` knows it by.
@@ -120,6 +124,11 @@ pub trait Tracker: Send {
 
     /// Whether its descriptor becomes readable soon after the last task of a css_set has exited.
     fn is_prompt(&self) -> bool;
+
+    /// How long its descriptor may be left alone after it has been looked after: events that come one by one are taken together.
+    fn pause(&self) -> Duration {
+        PAUSE
+    }
 
     /// Brings the table up to date: afterwards it is that of some moment during the call.
     fn sync(&mut self, machine: &dyn Machine);

@@ -21,6 +21,14 @@ use std::time::Duration;
 /// The kernel's memory for events that have not been received, in bytes, if the user may have as much.
 const ROOM: usize = 16 << 20;
 
+/// An event's share of that, in bytes.
+const EVENT: f64 = 1536.0;
+
+/// So many events a second come from a machine that does nothing but fork.
+const RATE: f64 = 60_000.0;
+
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
 /// A listener is not always heard: another one that goes may take it along.
 const ATTEMPTS: usize = 3;
 
@@ -29,6 +37,7 @@ const ATTEMPTS: usize = 3;
 pub struct Netlink {
     room: usize,
     connector: Option<Connector>,
+    pause: Duration,
     /// The events' times are those of this process's clock. In a time namespace they are not.
     same_clock: bool,
 }
@@ -82,7 +91,7 @@ fn now() -> u64 {
 impl Netlink {
     /// The same with another size of the socket's buffer, in bytes.
     pub fn with_room(room: usize) -> Self {
-        Self { room, connector: None, same_clock: false }
+        Self { room, connector: None, pause: super::PAUSE, same_clock: false }
     }
 
     fn connect(&self) -> io::Result<(Connector, bool)> {
@@ -109,6 +118,8 @@ impl Source for Netlink {
 
     fn start(&mut self) -> io::Result<()> {
         let (connector, same_clock) = self.connect().map_err(|error| explain(&error))?;
+        let fill = Duration::from_secs_f64(connector.room()? as f64 / EVENT / RATE);
+        self.pause = (fill / 2).clamp(super::PAUSE, LONGEST_PAUSE);
         (self.connector, self.same_clock) = (Some(connector), same_clock);
         Ok(())
     }
@@ -141,6 +152,11 @@ impl Source for Netlink {
 
     fn is_prompt(&self) -> bool {
         true
+    }
+
+    /// Half of what it takes to fill the socket.
+    fn pause(&self) -> Duration {
+        self.pause
     }
 
     fn exits_late(&self) -> bool {
