@@ -2,7 +2,7 @@
 //!
 //! Layers, arrows point down only: [`cli`] starts the server, [`fuse`] is the view, [`vfs`] is what kernfs is to
 //! the kernel's cgroup, [`cgroup`] is the model, [`controllers`] are its rows, [`tracker`] keeps membership true,
-//! [`sys`] is the machine. doc/ARCHITECTURE.md tells the life of a write and the order of the locks.
+//! [`nsproxy`] makes and holds namespaces, [`inject`] has running threads execute system calls, [`sys`] is the machine. doc/ARCHITECTURE.md tells the life of a write and the order of the locks.
 
 pub mod bitmap;
 pub mod cgroup;
@@ -10,6 +10,8 @@ pub mod cli;
 pub mod controllers;
 pub mod error;
 pub mod fuse;
+pub mod inject;
+pub mod nsproxy;
 pub mod options;
 pub mod sys;
 pub mod tracker;

@@ -23,12 +23,13 @@ fn example(test: &str, script: &str) {
     sandbox(test, &format!("{RUN}\n{script}"));
 }
 
-/// A running process is pinned, unpinned and let go.
+/// A running process is pinned, unpinned, let go, and moved to another network.
 const QUICKSTART: &str = r#"
 printed "may run on CPUs $FIRST"
 printed "may run on CPUs $ALL" 3
 printed "Device or resource busy"
 printed "Numerical result out of range"
+[ "$(grep -c '^net:' "$OUT")" -ge 2 ] && [ "$(grep '^net:' "$OUT" | sort -u | wc -l)" = 2 ] || die "not moved: $(cat "$OUT")"
 "#;
 
 #[test]

@@ -9,7 +9,7 @@ use super::{CgroupId, Hierarchy, Locked, ROOT, SETTLE, Tracked, Writer, parse};
 use crate::controllers::{Before, Checked, Ids, Subsys, TaskState};
 use crate::error::{Error, Result};
 use crate::sys::{Errno, TaskFlags, TaskInfo, Tid};
-use crate::tracker::table::{CssSetId, Slot};
+use crate::tracker::table::{CssSetId, ROOT_SET, Slot};
 use parking_lot::MutexGuard;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
@@ -49,6 +49,16 @@ pub struct Change {
     pub gone: bool,
 }
 
+/// Where tasks are to go.
+pub struct Attach<'a> {
+    /// The group.
+    pub to: CgroupId,
+    /// Whether one thread goes or a process with all its threads.
+    pub ids: Ids,
+    /// Who wants it, if it is a client.
+    pub writer: Option<&'a Writer<'a>>,
+}
+
 /// What a task that was born while its creator was being changed may have inherited without having asked for it; nothing for others.
 #[derive(Clone, Debug, Default)]
 pub struct Birth {
@@ -75,6 +85,12 @@ impl Birth {
 }
 
 impl Change {
+    /// A child in a group, which is to have what the group has.
+    pub fn of_child(tid: Tid, tgid: Tid, id: CgroupId, known: TaskState) -> Self {
+        let (birth, before, given) = Default::default();
+        Self { tid, tgid, from: id, css_set: ROOT_SET, state: known.clone(), known, birth, before, given, gone: false }
+    }
+
     fn new(hierarchy: &Hierarchy, sets: &CssSets, tid: Tid, slot: Slot) -> Self {
         let set = sets.get(slot.css_set);
         let known = set.map(|set| set.state.clone()).unwrap_or_default();
@@ -155,11 +171,11 @@ impl<'l, 'h> Migration<'l, 'h> {
     }
 
     /// Asks the controllers to take effect; what fails leaves everything as it was.
-    fn prepare(&mut self) -> Result<()> {
-        let Self { locked, to, changes, .. } = self;
+    fn prepare(&mut self, attach: &Attach<'_>) -> Result<()> {
+        let Self { locked, changes, .. } = self;
         let subsys = &locked.hierarchy.subsys;
         for (i, ss) in subsys.iter().enumerate() {
-            if let Err(error) = (ss.prepare_attach)(locked, *to, changes) {
+            if let Err(error) = (ss.prepare_attach)(locked, attach, changes) {
                 subsys[..=i].iter().rev().for_each(|ss| (ss.cancel_attach)(locked.machine(), changes));
                 return Err(error);
             }
@@ -306,7 +322,7 @@ impl Locked<'_> {
     }
 
     /// The thread that a written number means: in the writer's pid namespace, 0 for the writer.
-    fn target(&self, writer: &Writer<'_>, nr: Tid) -> Result<Tid> {
+    pub(crate) fn target(&self, writer: &Writer<'_>, nr: Tid) -> Result<Tid> {
         if nr == 0 {
             return if writer.tid == 0 { Err(Error::NoTask) } else { Ok(writer.tid) };
         }
@@ -378,7 +394,7 @@ impl Locked<'_> {
         let Some(first) = changes.first() else { return Ok(true) };
         self.hierarchy.subsys.iter().try_for_each(|ss| (ss.can_attach)(self, writer, to, changes))?;
         let mut migration = Migration::start(self, to, (first.tid, first.tgid), ids)?;
-        migration.prepare()?;
+        migration.prepare(&Attach { to, ids, writer })?;
         migration.commit()
     }
 
@@ -436,7 +452,7 @@ impl Locked<'_> {
         let members = self.hierarchy.members(&mut self.hierarchy.sync(), from);
         for (tid, slot) in members {
             let moved = Migration::start(self, to, (tid, slot.tgid), Ids::Threads).and_then(|mut migration| {
-                migration.prepare()?;
+                migration.prepare(&Attach { to, ids: Ids::Threads, writer: None })?;
                 migration.commit()
             });
             match moved {

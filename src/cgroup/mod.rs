@@ -15,7 +15,7 @@ pub mod css_set;
 pub mod parse;
 mod tree;
 
-pub use attach::{Birth, Change};
+pub use attach::{Attach, Birth, Change};
 pub use base::FILES;
 pub use tree::{Cgroup, CgroupId, ROOT, Tree};
 
@@ -61,6 +61,8 @@ pub struct Writer<'a> {
     pub tid: Tid,
     /// Finds out what else there is to know of the writer.
     pub caller: &'a dyn Fn() -> std::result::Result<Caller, Errno>,
+    /// Lets the write succeed now, for a writer who has to go on: one who is to be stopped.
+    pub answer: &'a dyn Fn(),
 }
 
 /// One mounted hierarchy.
@@ -209,7 +211,8 @@ impl Hierarchy {
     /// Whether changing the members of a group, or moving tasks there, may take long.
     pub fn is_slow(&self, id: CgroupId) -> bool {
         let tree = self.tree.read();
-        self.subsys.iter().any(|ss| (ss.is_slow)(&tree, id)) || id != ROOT && self.is_large(id)
+        let large = || id != ROOT && self.is_large(id);
+        self.subsys.iter().any(|ss| (ss.is_slow)(&tree, id)) || large()
     }
 
     /// Whether moving this process may take long.
@@ -422,6 +425,17 @@ impl<'h> Locked<'h> {
     /// The machine.
     pub fn machine(&self) -> &'h dyn Machine {
         &*self.hierarchy.machine
+    }
+
+    /// The uid that the server runs as.
+    pub fn owner(&self) -> u32 {
+        self.hierarchy.owner
+    }
+
+    /// The group of a task, as far as it is known.
+    pub fn cgroup_of(&self, tid: Tid) -> CgroupId {
+        let tracked = self.hierarchy.sync();
+        self.hierarchy.table.get(tid).map_or(ROOT, |slot| tracked.sets.cgroup(slot.css_set))
     }
 
     /// The groups.

@@ -41,7 +41,7 @@ pub struct Tree {
 impl Tree {
     /// A hierarchy with nothing but the root, which has what the machine has.
     pub fn new(machine: &dyn Machine) -> Self {
-        let css = Css { cpuset: controllers::cpuset::Css::root(machine) };
+        let css = Css { cpuset: controllers::cpuset::Css::root(machine), ..Css::default() };
         let root =
             Cgroup { parent: ROOT, name: Box::default(), children: BTreeMap::new(), notify_on_release: false, clone_children: false, css };
         Self { groups: FxHashMap::from_iter([(ROOT, root)]), next: ROOT + 1, release_agent: Vec::new() }

@@ -3,14 +3,17 @@
 //! SIGTERM and SIGINT unmount; a second one ends the server at once. SIGHUP does the same in the foreground, where it means that
 //! the terminal is gone, and nothing in the background. SIGPIPE is ignored since Rust's start-up.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
 use log::{debug, error, info, warn};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::statfs::statfs;
 
@@ -108,9 +111,34 @@ fn advice(error: &str) -> &'static str {
 
 fn finish(server: Server, dir: &Path) -> Result<(), Failure> {
     let shown = dir.display();
+    let unpin = server.unpin();
+    let place = mountinfo::locate(dir).ok().and_then(|place| place.mount);
+    let watch = move || {
+        if let Some(mount) = place {
+            wait_until_gone(&mount);
+        }
+        unpin();
+    };
+    thread::Builder::new().name("mounts".to_owned()).spawn(watch).map_err(|error| Failure::system("starting a thread", error))?;
     server.join().map_err(|error| Failure::system(&format!("{shown}: serving ended"), error))?;
     info!("unmounted from {shown}");
     Ok(())
+}
+
+/// Sleeps until a mount is not in this mount namespace any more.
+fn wait_until_gone(mount: &Mount) {
+    // Readable with POLLPRI when mounts have changed since it was read.
+    let Ok(file) = File::open("/proc/self/mountinfo") else { return };
+    loop {
+        let there = mountinfo::list().is_ok_and(|list| list.iter().any(|other| other.id == mount.id));
+        if !there {
+            return;
+        }
+        match poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return,
+        }
+    }
 }
 
 /// Reads a file through the mount, in a thread of its own: if the server is stuck, so is the reader.

@@ -7,7 +7,7 @@
 
 use super::{CftFlags, Cftype, Checked, Show, Store, Subsys, TaskState};
 use crate::bitmap::Bitmap;
-use crate::cgroup::{Birth, CgroupId, Change, Locked, ROOT, Tree, Writer};
+use crate::cgroup::{Attach, Birth, CgroupId, Change, Locked, ROOT, Tree, Writer};
 use crate::error::{Error, Result};
 use crate::sys::{CAP_SYS_NICE, Creds, Errno, Machine, Tid};
 use bitflags::bitflags;
@@ -425,7 +425,8 @@ fn can_attach(locked: &Locked<'_>, writer: Option<&Writer<'_>>, to: CgroupId, ch
     if changes.iter().any(refused) { Err(Error::Perm) } else { Ok(()) }
 }
 
-fn prepare_attach(locked: &Locked<'_>, to: CgroupId, changes: &mut [Change]) -> Result<()> {
+fn prepare_attach(locked: &Locked<'_>, attach: &Attach<'_>, changes: &mut [Change]) -> Result<()> {
+    let to = attach.to;
     let machine = locked.machine();
     let tree = locked.tree();
     let root = css(&tree, ROOT)?.cpus.clone();

@@ -3,15 +3,17 @@
 //! A controller is one file here and one line in [`SUBSYS`], [`Css`], [`TaskState`] and [`Before`].
 
 pub mod cpuset;
+pub mod ns;
 
 use crate::bitmap::Bitmap;
-use crate::cgroup::{Birth, CgroupId, Change, Hierarchy, Locked, Tree, Writer};
+use crate::cgroup::{Attach, Birth, CgroupId, Change, Hierarchy, Locked, Tree, Writer};
 use crate::error::Result;
+use crate::inject::Namespace;
 use crate::sys::{Errno, Machine, Tid};
 use bitflags::bitflags;
 
 /// Every controller, in the order in which their files are listed.
-pub static SUBSYS: &[&Subsys] = &[&cpuset::SUBSYS];
+pub static SUBSYS: &[&Subsys] = &[&cpuset::SUBSYS, &ns::SUBSYS];
 
 /// The controllers' names, as mount options give them.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -23,6 +25,8 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub struct Css {
     /// The cpuset controller's.
     pub cpuset: cpuset::Css,
+    /// The ns controller's.
+    pub ns: ns::Css,
 }
 
 /// What the controllers know of a task that is in a group, beyond what the group says. A child inherits it.
@@ -30,6 +34,8 @@ pub struct Css {
 pub struct TaskState {
     /// The cpuset controller's.
     pub cpuset: cpuset::TaskCpus,
+    /// The ns controller's.
+    pub ns: ns::TaskNs,
 }
 
 /// What a task had before a change, for taking it back and for knowing a child that was being born meanwhile; nothing where it
@@ -38,6 +44,8 @@ pub struct TaskState {
 pub struct Before {
     /// Its CPUs.
     pub cpuset: Option<Bitmap>,
+    /// Its namespaces, by inode number, of the kinds that were looked at.
+    pub ns: Option<Vec<(Namespace, u64)>>,
 }
 
 /// What a look at a member has shown.
@@ -67,7 +75,7 @@ pub struct Subsys {
     /// May these tasks move to that group? Changes nothing. Without a writer it is not a client who wants it.
     pub can_attach: fn(&Locked<'_>, Option<&Writer<'_>>, CgroupId, &[Change]) -> Result<()>,
     /// Makes the move take effect. If it fails, what it did is undone by `cancel_attach`.
-    pub prepare_attach: fn(&Locked<'_>, CgroupId, &mut [Change]) -> Result<()>,
+    pub prepare_attach: fn(&Locked<'_>, &Attach<'_>, &mut [Change]) -> Result<()>,
     /// Undoes what `prepare_attach` did, on success and on failure of it.
     pub cancel_attach: fn(&dyn Machine, &mut [Change]),
     /// The move is done; what is left cannot fail.
@@ -92,6 +100,8 @@ bitflags! {
         const NOT_ON_ROOT = 1 << 1;
         /// What the opener may do decides about writing (`file_ns_capable`).
         const OPENER_CAPABLE = 1 << 2;
+        /// Writing may take long.
+        const SLOW = 1 << 3;
     }
 }
 

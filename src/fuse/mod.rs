@@ -21,13 +21,14 @@ use fuser::{
 };
 use housekeeper::Housekeeper;
 use nix::unistd::{getegid, geteuid};
+use parking_lot::Mutex;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
@@ -48,6 +49,7 @@ type Job = Box<dyn FnOnce(&Vfs) + Send>;
 pub struct Server {
     session: JoinHandle<io::Result<()>>,
     dir: PathBuf,
+    vfs: Weak<Vfs>,
 }
 
 impl Server {
@@ -60,16 +62,27 @@ impl Server {
         let vfs = Arc::new(new_vfs(machine, options).map_err(MountError::Tracker)?);
         let dir = dir.canonicalize().map_err(|error| MountError::Dir(dir.to_owned(), error))?;
         let fd = mount::mount(&dir, options)?;
+        let weak = Arc::downgrade(&vfs);
         let serve = || -> io::Result<JoinHandle<io::Result<()>>> {
             let face = Face::new(vfs, options.xattr)?;
             let session = Session::from_fd(face, fd, SessionACL::All, fuser::Config::default())?;
             thread::Builder::new().name("fuse".into()).spawn(move || session.run())
         };
         match serve() {
-            Ok(session) => Ok(Self { session, dir }),
+            Ok(session) => Ok(Self { session, dir, vfs: weak }),
             Err(error) => {
                 mount::give_up(&dir);
                 Err(MountError::Serve(error))
+            }
+        }
+    }
+
+    /// Lets go of the groups' namespaces, which have copies of the mount, and keep it alive when it is not to be seen any more.
+    pub fn unpin(&self) -> impl FnOnce() + Send + 'static {
+        let vfs = self.vfs.clone();
+        move || {
+            if let Some(vfs) = vfs.upgrade() {
+                vfs.hierarchy().lock().change(crate::controllers::ns::unpin);
             }
         }
     }
@@ -225,10 +238,24 @@ fn reply_data(reply: ReplyData, data: Result<Vec<u8>>) {
     }
 }
 
-fn reply_written(reply: ReplyWrite, len: usize, done: Result<()>) {
-    match done {
-        Ok(()) => reply.written(len as u32),
-        Err(error) => reply.error(errno(error)),
+/// The answer to a write, which is given once.
+struct Answer {
+    reply: Mutex<Option<ReplyWrite>>,
+    len: usize,
+}
+
+impl Answer {
+    fn new(reply: ReplyWrite, len: usize) -> Self {
+        Self { reply: Mutex::new(Some(reply)), len }
+    }
+
+    fn give(&self, done: Result<()>) {
+        match (self.reply.lock().take(), done) {
+            (Some(reply), Ok(())) => reply.written(self.len as u32),
+            (Some(reply), Err(error)) => reply.error(errno(error)),
+            // It has been let go before, and has seen how it ended all the same.
+            (None, _) => {}
+        }
     }
 }
 
@@ -388,17 +415,19 @@ impl Filesystem for Face {
         let free = if slow { None } else { self.vfs.hierarchy().try_lock() };
         match free {
             Some(mut locked) => {
-                let done = self.vfs.write(&mut locked, fh, data, client);
+                let answer = Answer::new(reply, len);
+                let done = self.vfs.write(&mut locked, fh, data, client, &|| answer.give(Ok(())));
                 drop(locked);
-                reply_written(reply, len, done);
+                answer.give(done);
                 self.housekeeper.look(&self.vfs);
             }
             None => {
                 let data = data[..len.min(MAX_COMMAND)].to_vec();
                 let housekeeper = self.housekeeper.clone();
                 self.defer(&self.writes, move |vfs| {
-                    let done = vfs.write(&mut vfs.hierarchy().lock(), fh, &data, client);
-                    reply_written(reply, len, done);
+                    let answer = Answer::new(reply, len);
+                    let done = vfs.write(&mut vfs.hierarchy().lock(), fh, &data, client, &|| answer.give(Ok(())));
+                    answer.give(done);
                     housekeeper.look(vfs);
                 });
             }

@@ -2,6 +2,7 @@
 
 use super::{Caller, Creds, Errno, Machine, PidNs, TaskFlags, TaskInfo, Tid};
 use crate::bitmap::Bitmap;
+use crate::nsproxy::Nsproxy;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::time::{ClockId, clock_gettime};
 use smallvec::{SmallVec, smallvec};
@@ -41,6 +42,7 @@ pub struct Linux {
     relax_domain_level_max: i64,
     /// The inode of the server's user namespace.
     user_ns: Option<u64>,
+    nsproxy: Nsproxy,
 }
 
 impl Linux {
@@ -67,6 +69,7 @@ impl Linux {
             root_is_global: read("/proc/self/uid_map").is_none_or(|map| map.split_whitespace().eq(["0", "0", "4294967295"])),
             relax_domain_level_max: relax_domain_level_max(),
             user_ns: user_ns("self"),
+            nsproxy: Nsproxy::new("/proc/self/exe"),
         })
     }
 }
@@ -356,6 +359,10 @@ impl Machine for Linux {
 
     fn root_is_global(&self) -> bool {
         self.root_is_global
+    }
+
+    fn nsproxy(&self) -> Option<&Nsproxy> {
+        Some(&self.nsproxy)
     }
 
     fn run_release_agent(&self, agent: &OsStr, path: &OsStr) {

@@ -8,11 +8,14 @@ pub mod bpf;
 pub mod connector;
 pub mod fd;
 pub mod linux;
+pub mod nsfs;
 pub mod perf;
 pub mod process;
+pub mod ptrace;
 pub mod shared;
 
 use crate::bitmap::Bitmap;
+use crate::nsproxy::Nsproxy;
 use bitflags::bitflags;
 use std::ffi::OsStr;
 use std::time::Instant;
@@ -148,6 +151,10 @@ pub trait Machine: Send + Sync {
     /// (`cap_capable`).
     fn owns_user_ns(&self, _uid: u32, _tid: Tid) -> bool {
         false
+    }
+    /// What makes namespaces and has tasks enter them, if this machine has it.
+    fn nsproxy(&self) -> Option<&Nsproxy> {
+        None
     }
     /// Whether uid 0 is the machine's root, not that of a user namespace.
     fn root_is_global(&self) -> bool;

@@ -392,19 +392,21 @@ impl Vfs {
                     Ok(tid) => tid,
                     Err(_) => return false,
                 };
-                foreign || ids == Ids::Processes && self.hierarchy.is_large_process(tid) || id != ROOT && self.hierarchy.is_slow(id)
+                foreign || ids == Ids::Processes && self.hierarchy.is_large_process(tid) || self.hierarchy.is_slow(id)
             }
+            Some(Store::Text(_)) if self.file(slot).is_some_and(|file| file.cft.flags.contains(CftFlags::SLOW)) => true,
             Some(Store::Text(_)) => self.hierarchy.is_slow(id),
             _ => false,
         }
     }
 
-    /// Writes to a control file: one command, taken whole (`cgroup_file_write`).
+    /// Writes to a control file: one command, taken whole (`cgroup_file_write`). `answer` lets the write succeed before it is done, for a
+    /// writer who is to be stopped.
     ///
     /// # Errors
     /// E2BIG past the file's limit, ENODEV if the group has been removed, EINVAL if the file takes no writes, and
     /// whatever the file's handler says.
-    pub fn write(&self, locked: &mut Locked<'_>, fh: u64, data: &[u8], client: Client) -> Result<()> {
+    pub fn write(&self, locked: &mut Locked<'_>, fh: u64, data: &[u8], client: Client, answer: &dyn Fn()) -> Result<()> {
         let handle = self.handle(fh)?;
         let Handle::File { ino, opener_uid, opener_caps, .. } = &*handle else { return Err(Error::Invalid) };
         let (id, slot) = locate(*ino);
@@ -418,7 +420,7 @@ impl Vfs {
         }
         let text = data.split(|&c| c == 0).next().unwrap_or_default();
         let caller = || self.callers.get(self.hierarchy.machine(), client);
-        let writer = Writer { opener_uid: *opener_uid, opener_caps: *opener_caps, tid: client.tid, caller: &caller };
+        let writer = Writer { opener_uid: *opener_uid, opener_caps: *opener_caps, tid: client.tid, caller: &caller, answer };
         let done = match file.cft.store {
             Store::None => Err(Error::Invalid),
             Store::U64(store) => parse::u64(text).and_then(|value| store(locked, id, value)),

@@ -449,7 +449,7 @@ pub struct OursSub {
 impl OursSub {
     /// Mounts and makes the group.
     pub fn new() -> OursSub {
-        OursSub::below(&Arc::new(Mount::new()))
+        OursSub::below(&Arc::new(Mount::with_options("cpuset")))
     }
 
     /// Makes the group in `mount`.

@@ -119,7 +119,7 @@ impl World {
 
     /// One write(2) through an open descriptor.
     pub(crate) fn write_to(&self, fh: u64, writer: Client, data: impl AsRef<[u8]>) -> Outcome {
-        errno(self.vfs.write(&mut self.vfs.hierarchy().lock(), fh, data.as_ref(), writer))
+        errno(self.vfs.write(&mut self.vfs.hierarchy().lock(), fh, data.as_ref(), writer, &|| ()))
     }
 
     /// Moves a thread.

@@ -506,7 +506,8 @@ fn storms_bpf() {
 
 #[test]
 fn storms_perf() {
-    ours(PERF, Strict::Exact, &[]);
+    // A CPU that is taken away from the machine while it writes an event tells it late, and what depends on that is guessed.
+    ours(PERF, Strict::UnlessDoubted, &[]);
 }
 
 #[test]

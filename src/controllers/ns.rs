@@ -1,0 +1,791 @@
+//! Controller layer: ns. A group's tasks are in its namespaces, running ones included: they are made to call setns(2) themselves.
+//!
+//! A kind that no group up to the root has is not managed: tasks keep what they have. A task that comes into a managed kind remembers
+//! where it was at home, as its children do, and goes back there when it leaves. A group that has namespaces of its own has a holder: a
+//! process that is in all that are effective there, so that one setns(2) into it enters them together.
+
+use super::{CftFlags, Cftype, Checked, Show, Store, Subsys, TaskState};
+use crate::cgroup::{Attach, Birth, CgroupId, Change, Locked, ROOT, Tree, Writer, parse};
+use crate::controllers::Ids;
+use crate::error::{Error, Result};
+use crate::inject::{Arg, Descriptor, Invocation, Namespace, Plan, Syscall, Target};
+use crate::nsproxy::{Answer, Dir, Holder, Ns, Nsproxy, Wanted, flag, identity, ino_of};
+use crate::sys::{CAP_SYS_ADMIN, Errno, Machine, Tid};
+use nix::sched::CloneFlags;
+use parking_lot::Mutex;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A namespace that a group has of its own.
+#[derive(Clone, Debug)]
+struct Own {
+    ns: Ns,
+    /// Of a pid namespace that was made for the group: its init.
+    _init: Option<Arc<Holder>>,
+}
+
+/// A group's namespaces.
+#[derive(Clone, Debug, Default)]
+pub struct Css {
+    own: Vec<Own>,
+    /// `ns.root`, if it has one of its own.
+    root: Option<Vec<u8>>,
+    /// In all namespaces that are effective here; of groups that have some of their own.
+    holder: Option<Arc<Holder>>,
+    /// Why the last move into the group has failed.
+    last_error: Vec<u8>,
+    /// Of the root: how many groups have something of their own.
+    managing: usize,
+}
+
+impl Css {
+    fn manages(&self) -> bool {
+        !self.own.is_empty() || self.root.is_some()
+    }
+
+    fn get(&self, kind: Namespace) -> Option<&Ns> {
+        self.own.iter().map(|own| &own.ns).find(|ns| ns.kind() == kind)
+    }
+}
+
+/// Where a member is at home, as far as its group has taken it elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TaskNs {
+    /// By kind, in the order of [`Namespace::ALL`].
+    home: Vec<Ns>,
+    /// Its root directory.
+    root: Option<Dir>,
+}
+
+impl TaskNs {
+    fn get(&self, kind: Namespace) -> Option<&Ns> {
+        self.home.iter().find(|ns| ns.kind() == kind)
+    }
+}
+
+/// What a group's tasks are to be in.
+#[derive(Clone, Debug, Default)]
+struct Effective {
+    /// With the groups that have them.
+    ns: Vec<(Ns, CgroupId)>,
+    root: Option<(Vec<u8>, CgroupId)>,
+    holder: Option<Arc<Holder>>,
+}
+
+impl Effective {
+    fn get(&self, kind: Namespace) -> Option<&Ns> {
+        self.ns.iter().map(|(ns, _)| ns).find(|ns| ns.kind() == kind)
+    }
+
+    fn root(&self) -> Option<&[u8]> {
+        self.root.as_ref().map(|(path, _)| path.as_slice())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ns.is_empty() && self.root.is_none()
+    }
+}
+
+/// What is effective in a group; `css` are the states of groups that are about to get them.
+fn effective(tree: &Tree, id: CgroupId, css: &[(CgroupId, Css)]) -> Effective {
+    let mut found = Effective::default();
+    let mut next = id;
+    while let Ok(group) = tree.get(next) {
+        let own = css.iter().find(|(id, _)| *id == next).map_or(&group.css.ns, |(_, css)| css);
+        for own in &own.own {
+            if found.get(own.ns.kind()).is_none() {
+                found.ns.push((own.ns.clone(), next));
+            }
+        }
+        if found.root.is_none() {
+            found.root = own.root.clone().map(|path| (path, next));
+        }
+        found.holder = found.holder.or_else(|| own.holder.clone());
+        if next == ROOT {
+            break;
+        }
+        next = group.parent;
+    }
+    found.ns.sort_by_key(|(ns, _)| ns.kind() as u8);
+    found
+}
+
+/// A failed move, told in full.
+#[derive(Debug)]
+struct Failure {
+    errno: Errno,
+    why: String,
+}
+
+impl Failure {
+    fn new(errno: Errno, why: impl Into<String>) -> Self {
+        Self { errno, why: why.into() }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        failure.errno.into()
+    }
+}
+
+/// A move that can be taken back.
+struct Back {
+    target: Target,
+    plan: Plan,
+    /// Holds the namespaces that the target was in.
+    _holder: Option<Holder>,
+}
+
+/// Tasks of one process that move together.
+struct Party<'a> {
+    tgid: Tid,
+    ids: Ids,
+    changes: Vec<&'a mut Change>,
+}
+
+fn proxy(machine: &dyn Machine) -> std::result::Result<&Nsproxy, Failure> {
+    machine.nsproxy().ok_or(Failure::new(Errno::EOPNOTSUPP, "namespaces are not available here"))
+}
+
+/// Has the tasks enter what is effective in their new group, and go home where that does not say anything.
+fn enter(
+    machine: &dyn Machine,
+    party: &mut Party<'_>,
+    (from, to): (&Effective, &Effective),
+    writer: Option<&Writer<'_>>,
+) -> std::result::Result<Option<Back>, Failure> {
+    let (tgid, ids) = (party.tgid, party.ids);
+    let fail = |tid: Tid, what: &str| {
+        let what = what.to_owned();
+        move |errno: Errno| Failure::new(errno, format!("{tid}: {what}: {errno}"))
+    };
+    let first = party.changes.first().map_or(tgid, |change| change.tid);
+    let home = party.changes.first().map(|change| change.known.ns.clone()).unwrap_or_default();
+    // Where everybody is to be, of all kinds that this or the old group manages.
+    let wanted: Vec<Ns> = Namespace::ALL.iter().filter_map(|kind| to.get(*kind).or_else(|| home.get(*kind)).cloned()).collect();
+    let mut old: Vec<Ns> = Vec::new();
+    let mut differs: Vec<Ns> = Vec::new();
+    for ns in wanted {
+        let kind = ns.kind();
+        let before = Ns::of(first, kind).map_err(fail(first, "looking at its namespaces"))?;
+        let mut differ = before != ns;
+        for change in &party.changes {
+            let now = match ino_of(change.tid, kind) {
+                Err(Errno::ESRCH) => continue,
+                now => now.map_err(fail(change.tid, "looking at its namespaces"))?,
+            };
+            if now != before.ino() && change.tid != first {
+                return Err(Failure::new(
+                    Errno::EBUSY,
+                    format!("{}: its {kind} namespace is not that of its process's other threads; move them one by one", change.tid),
+                ));
+            }
+            differ |= now != ns.ino();
+        }
+        if differ {
+            differs.push(ns);
+        }
+        old.push(before);
+    }
+    let differ = |kind: Namespace| differs.iter().any(|ns| ns.kind() == kind);
+    let moves_root = from.root() != to.root() || differ(Namespace::Mnt) && (to.root.is_some() || home.root.is_some());
+    // What they have now is what they go home to.
+    let mut state = TaskNs { home: Vec::new(), root: None };
+    for (ns, _) in &to.ns {
+        let known = home.get(ns.kind()).or_else(|| old.iter().find(|old| old.kind() == ns.kind()));
+        state.home.extend(known.cloned());
+    }
+    if to.get(Namespace::Mnt).is_some() || to.root.is_some() {
+        state.root = match &home.root {
+            Some(root) => Some(root.clone()),
+            None => Some(Dir::of(first, "root").map_err(fail(first, "looking at its root directory"))?),
+        };
+    }
+    let had: Vec<(Namespace, u64)> = old.iter().map(|ns| (ns.kind(), ns.ino())).collect();
+    for change in &mut party.changes {
+        change.state.ns = state.clone();
+        change.before.ns = Some(had.clone());
+    }
+    if differs.is_empty() && !moves_root {
+        return Ok(None);
+    }
+
+    let multi = machine.thread_count(tgid).map_err(fail(tgid, "counting its threads"))? > 1;
+    let leaves = |kind: Namespace| to.get(kind).is_none();
+    if differ(Namespace::User) && leaves(Namespace::User) {
+        return Err(Failure::new(Errno::EPERM, format!("{tgid}: a user namespace cannot be left; end the process, or start it elsewhere")));
+    }
+    for (kind, errno, why) in [
+        (Namespace::User, Errno::EINVAL, "with several threads cannot change its user namespace"),
+        (Namespace::Time, Errno::EUSERS, "with several threads cannot change its time namespace"),
+        (Namespace::PidForChildren, Errno::EINVAL, "with several threads could not make any more in another pid namespace"),
+    ] {
+        if multi && differ(kind) && !(kind == Namespace::PidForChildren && leaves(kind)) {
+            return Err(Failure::new(errno, format!("{tgid}: a process {why}; start it in the group (cgfuse exec)")));
+        }
+    }
+    let proxy = proxy(machine)?;
+    // Its numbers are ours.
+    let same_pids =
+        Ns::active(tgid, Namespace::PidForChildren).ok() == Ns::active(std::process::id().cast_signed(), Namespace::PidForChildren).ok();
+    let mut steps = Steps { plan: Plan::default(), multi, shares_fs: multi && ids == Ids::Processes, same_pids };
+    let cwd = Dir::of(first, "cwd").map_err(fail(first, "looking at its working directory"))?;
+    let root = Dir::of(first, "root").map_err(fail(first, "looking at its root directory"))?;
+    let old: Vec<Ns> = old.into_iter().filter(|ns| differ(ns.kind())).collect();
+    // Who shares a root directory with others can be brought back only by a process that is where it was.
+    let keeper = if steps.multi && differ(Namespace::Mnt) {
+        Some(
+            proxy
+                .hold(&Wanted { enter: old.clone(), ..Wanted::default() })
+                .map_err(|error| Failure::new(error.errno, format!("{tgid}: cannot hold its old namespaces: {error}")))?,
+        )
+    } else {
+        None
+    };
+    if multi && ids == Ids::Threads && (differ(Namespace::Mnt) || moves_root) {
+        steps.plan.step(Invocation::new(Syscall::Unshare, [CloneFlags::CLONE_FS.bits().into()]), Vec::new());
+    }
+    let (there, back): (Vec<Ns>, Vec<Ns>) = differs.iter().cloned().partition(|ns| !leaves(ns.kind()));
+    // Home first: what is effective may be owned by a user namespace that it is entered with.
+    let guest = match &keeper {
+        Some(_) if back.iter().any(|ns| ns.kind() == Namespace::Mnt) => Some(
+            proxy
+                .hold(&Wanted { enter: back.clone(), ..Wanted::default() })
+                .map_err(|error| Failure::new(error.errno, format!("{tgid}: cannot hold its own namespaces: {error}")))?,
+        ),
+        _ => None,
+    };
+    let took = Took { old: &old, keeper: keeper.as_ref(), root: &root, cwd: &cwd };
+    steps.enter(&back, guest.as_ref(), &took, first)?;
+    steps.enter(&there, to.holder.as_deref(), &took, first)?;
+    if moves_root {
+        let undo = steps.restore(&root, Some(&cwd));
+        let base = home.root.as_ref().filter(|_| !differ(Namespace::Mnt) || leaves(Namespace::Mnt));
+        let mut calls = base.map(|dir| steps.restore(dir, None)).unwrap_or_default();
+        if let Some(path) = to.root() {
+            let path = steps.plan.data([path, b"\0"].concat());
+            calls.push(Invocation::new(Syscall::Chroot, [path]));
+        }
+        let slash = steps.plan.data(&b"/\0"[..]);
+        calls.push(Invocation::new(Syscall::Chdir, [slash]));
+        for call in calls {
+            steps.plan.step(call, undo.clone());
+        }
+    }
+    let Steps { mut plan, .. } = steps;
+    plan.expect = differs.iter().map(|ns| (ns.kind(), ns.ino())).collect();
+    let target = if ids == Ids::Processes { Target::Process(tgid) } else { Target::Thread(first) };
+    let is_ours = |writer: &&Writer<'_>| machine.is_thread_of(tgid, writer.tid) && (ids == Ids::Processes || writer.tid == first);
+    let answer: Option<Answer<'_>> = writer.filter(is_ours).map(|writer| (writer.tid, writer.answer));
+    proxy.inject(target, &plan, answer).map_err(|error| Failure::new(error.errno(), error.to_string()))?;
+
+    let mut back = Steps { plan: Plan::default(), multi, shares_fs: false, same_pids };
+    back.enter(&old, keeper.as_ref(), &Took { old: &[], keeper: None, root: &root, cwd: &cwd }, first)?;
+    if moves_root || differ(Namespace::Mnt) {
+        for call in back.restore(&root, Some(&cwd)) {
+            back.plan.step(call, Vec::new());
+        }
+    }
+    Ok(Some(Back { target, plan: back.plan, _holder: keeper }))
+}
+
+/// What a step takes back, if it comes to that.
+struct Took<'a> {
+    old: &'a [Ns],
+    keeper: Option<&'a Holder>,
+    root: &'a Dir,
+    cwd: &'a Dir,
+}
+
+/// A plan in the making.
+struct Steps {
+    plan: Plan,
+    multi: bool,
+    /// All threads that share a root directory are moved.
+    shares_fs: bool,
+    same_pids: bool,
+}
+
+impl Steps {
+    fn pidfd(&mut self, holder: &Holder) -> Arg {
+        let file = Descriptor::File(holder.pidfd.clone());
+        self.plan.fd(if self.same_pids { Descriptor::Pidfd(holder.pid) } else { file })
+    }
+
+    /// Into these: together if somebody is there who can be followed, else one by one.
+    fn enter(&mut self, to: &[Ns], holder: Option<&Holder>, took: &Took<'_>, tid: Tid) -> std::result::Result<(), Failure> {
+        if to.is_empty() {
+            return Ok(());
+        }
+        let kinds: Vec<Namespace> = to.iter().map(Ns::kind).collect();
+        let undo = self.undo(&kinds, took);
+        let Some(holder) = holder else {
+            for ns in to {
+                let fd = self.plan.fd(Descriptor::File(ns.share()));
+                let undo = self.undo(&[ns.kind()], took);
+                self.plan.step(Invocation::new(Syscall::Setns, [fd, flag(ns.kind()).bits().into()]), undo);
+            }
+            return Ok(());
+        };
+        let mut mask: CloneFlags = kinds.iter().map(|kind| flag(*kind)).collect();
+        if self.multi && mask == CloneFlags::CLONE_NEWNS && self.shares_fs {
+            // A mount namespace alone cannot be entered by threads that share their directories; with another kind it can.
+            let neutral = [Namespace::Uts, Namespace::Ipc, Namespace::Net, Namespace::Cgroup];
+            match neutral.into_iter().find(|kind| ino_of(holder.pid, *kind).is_ok_and(|ino| ino_of(tid, *kind) == Ok(ino))) {
+                Some(kind) => mask |= flag(kind),
+                None => {
+                    self.plan.step(Invocation::new(Syscall::Unshare, [CloneFlags::CLONE_FS.bits().into()]), Vec::new());
+                }
+            }
+        }
+        let fd = self.pidfd(holder);
+        self.plan.step(Invocation::new(Syscall::Setns, [fd, mask.bits().into()]), undo);
+        Ok(())
+    }
+
+    /// The calls that bring a thread back from these kinds.
+    fn undo(&mut self, kinds: &[Namespace], took: &Took<'_>) -> Vec<Invocation> {
+        let old: Vec<&Ns> = took.old.iter().filter(|ns| kinds.contains(&ns.kind()) && ns.kind() != Namespace::User).collect();
+        let mut calls = Vec::new();
+        match took.keeper {
+            Some(keeper) if kinds.contains(&Namespace::Mnt) => {
+                let mask: CloneFlags = old.iter().map(|ns| flag(ns.kind())).collect();
+                let mask = if mask == CloneFlags::CLONE_NEWNS { mask | CloneFlags::CLONE_NEWUTS } else { mask };
+                let fd = self.plan.fd(Descriptor::File(keeper.pidfd.clone()));
+                calls.push(Invocation::new(Syscall::Setns, [fd, mask.bits().into()]));
+            }
+            _ => {
+                for ns in old {
+                    let fd = self.plan.fd(Descriptor::File(ns.share()));
+                    calls.push(Invocation::new(Syscall::Setns, [fd, flag(ns.kind()).bits().into()]));
+                }
+            }
+        }
+        if kinds.contains(&Namespace::Mnt) {
+            calls.extend(self.restore(took.root, Some(took.cwd)));
+        }
+        calls
+    }
+
+    /// The calls that bring root and working directory back.
+    fn restore(&mut self, root: &Dir, cwd: Option<&Dir>) -> Vec<Invocation> {
+        let fd = self.plan.fd(Descriptor::File(root.share()));
+        let here = self.plan.data(&b".\0"[..]);
+        let mut calls = vec![Invocation::new(Syscall::Fchdir, [fd]), Invocation::new(Syscall::Chroot, [here])];
+        if let Some(cwd) = cwd {
+            let fd = self.plan.fd(Descriptor::File(cwd.share()));
+            calls.push(Invocation::new(Syscall::Fchdir, [fd]));
+        }
+        calls
+    }
+}
+
+fn take_back(machine: &dyn Machine, backs: Vec<Back>) {
+    let Ok(proxy) = proxy(machine) else { return };
+    for Back { target, plan, .. } in backs.into_iter().rev() {
+        if let Err(error) = proxy.inject(target, &plan, None) {
+            log::warn!("task {} is not brought back to where it was: {error}", target.tid());
+        }
+    }
+}
+
+/// Makes the reason known: in the log, and in `ns.last_error`.
+fn tell(locked: &Locked<'_>, id: CgroupId, failure: &Failure) {
+    let path = locked.tree().path(id);
+    log::warn!("group {}: {}", path.escape_ascii(), failure.why);
+    locked.change(|tree| {
+        if let Ok(group) = tree.get_mut(id) {
+            group.css.ns.last_error = failure.why.clone().into_bytes();
+        }
+    });
+}
+
+fn forget_error(locked: &Locked<'_>, id: CgroupId) {
+    if locked.tree().get(id).is_ok_and(|group| !group.css.ns.last_error.is_empty()) {
+        locked.change(|tree| tree.get_mut(id).map(|group| group.css.ns.last_error.clear())).unwrap_or_default();
+    }
+}
+
+/// The controller.
+pub static SUBSYS: Subsys = Subsys {
+    name: "ns",
+    files: FILES,
+    css_online: |_, _| (),
+    css_offline,
+    is_slow: |tree, _| tree.get(ROOT).is_ok_and(|root| root.css.ns.managing > 0),
+    can_attach: |_, _, _, _| Ok(()),
+    prepare_attach,
+    // The last controller: what it has done is done, and it takes back itself what fails in the middle.
+    cancel_attach: |_, _| (),
+    attach: |_, _, _| (),
+    check,
+    hotplug: |_| (),
+};
+
+/// Forgets all namespaces; members stay where they are.
+pub fn unpin(tree: &mut Tree) {
+    for id in tree.ids() {
+        if let Ok(group) = tree.get_mut(id) {
+            group.css.ns = Css::default();
+        }
+    }
+}
+
+fn css_offline(tree: &mut Tree, id: CgroupId) {
+    let manages = tree.get(id).is_ok_and(|group| group.css.ns.manages());
+    if let Ok(root) = tree.get_mut(ROOT) {
+        root.css.ns.managing -= usize::from(manages);
+    }
+}
+
+fn prepare_attach(locked: &Locked<'_>, attach: &Attach<'_>, changes: &mut [Change]) -> Result<()> {
+    let Some((tgid, origin)) = changes.first().map(|change| (change.tgid, change.from)) else { return Ok(()) };
+    let tree = locked.tree();
+    let (from, to) = (effective(&tree, origin, &[]), effective(&tree, attach.to, &[]));
+    let others = changes.iter().any(|change| change.from != origin && !effective(&tree, change.from, &[]).is_empty());
+    drop(tree);
+    if from.is_empty() && to.is_empty() && !others {
+        return Ok(());
+    }
+    if others {
+        let failure =
+            Failure::new(Errno::EBUSY, format!("{tgid}: its threads are in groups with different namespaces; move them one by one"));
+        tell(locked, attach.to, &failure);
+        return Err(failure.into());
+    }
+    let mut party = Party { tgid, ids: attach.ids, changes: changes.iter_mut().collect() };
+    match enter(locked.machine(), &mut party, (&from, &to), attach.writer) {
+        Ok(_) => {
+            forget_error(locked, attach.to);
+            Ok(())
+        }
+        Err(failure) => {
+            tell(locked, attach.to, &failure);
+            Err(failure.into())
+        }
+    }
+}
+
+/// A child that was born before its creator's move reached it, and has what he had then, goes after him.
+fn check(
+    machine: &dyn Machine,
+    tree: &Tree,
+    id: CgroupId,
+    tid: Tid,
+    state: &mut TaskState,
+    birth: &Birth,
+) -> std::result::Result<Checked, Errno> {
+    let is_as = |before: &Vec<(Namespace, u64)>| !before.is_empty() && before.iter().all(|(kind, ino)| ino_of(tid, *kind) == Ok(*ino));
+    if !birth.previous.iter().filter_map(|before| before.ns.as_ref()).any(is_as) {
+        return Ok(Checked::True);
+    }
+    let info = machine.task(tid)?;
+    let to = effective(tree, id, &[]);
+    let ids = if info.tgid == tid { Ids::Processes } else { Ids::Threads };
+    let known = TaskState { ns: TaskNs::default(), ..state.clone() };
+    let mut change = Change::of_child(tid, info.tgid, id, known);
+    let mut party = Party { tgid: info.tgid, ids, changes: vec![&mut change] };
+    match enter(machine, &mut party, (&Effective::default(), &to), None) {
+        Ok(_) => {}
+        Err(Failure { errno: Errno::ESRCH, .. }) => return Err(Errno::ESRCH),
+        Err(failure) => log::warn!("a child is not in its group's namespaces: {}", failure.why),
+    }
+    Ok(Checked::True)
+}
+
+/// What is written to a file of a kind.
+enum Request {
+    Inherit,
+    New,
+    Adopt(Ns),
+}
+
+/// A number of a process or a path, `new` or `inherit`.
+fn request(locked: &Locked<'_>, writer: &Writer<'_>, kind: Namespace, text: &[u8]) -> Result<Request> {
+    match text {
+        b"inherit" => Ok(Request::Inherit),
+        b"new" => Ok(Request::New),
+        [b'/', ..] => {
+            // We look with our rights, so whoever has fewer does not look through us.
+            if !is_trusted(locked, writer) {
+                return Err(Error::Perm);
+            }
+            let path = std::str::from_utf8(text).map_err(|_| Error::Invalid)?;
+            Ok(Request::Adopt(Ns::open(Path::new(path), kind)?))
+        }
+        _ => {
+            let tid = locked.target(writer, parse::pid(text)?)?;
+            let creds = locked.machine().creds(tid)?;
+            // setns(2) by pidfd: ptrace_may_access, and CAP_SYS_ADMIN in the namespace's user namespace, which its owner has.
+            let trusted = is_trusted(locked, writer);
+            if !trusted && [creds.uid, creds.suid] != [writer.opener_uid; 2] {
+                return Err(Error::Perm);
+            }
+            match Ns::active(tid, kind) {
+                Ok(ns) if trusted || ns.owner() == Ok(writer.opener_uid) => Ok(Request::Adopt(ns)),
+                Ok(_) | Err(Errno::EACCES) => Err(Error::Perm),
+                Err(errno) => Err(errno.into()),
+            }
+        }
+    }
+}
+
+/// Whether the opener may do what the server may.
+fn is_trusted(locked: &Locked<'_>, writer: &Writer<'_>) -> bool {
+    let owner = locked.owner();
+    if owner == 0 && locked.machine().root_is_global() { writer.opener_caps & CAP_SYS_ADMIN != 0 } else { writer.opener_uid == owner }
+}
+
+/// A new namespace is made with the server's rights, or inside a user namespace of the opener's.
+fn may_make(locked: &Locked<'_>, writer: &Writer<'_>, kind: Namespace, there: &Effective) -> bool {
+    is_trusted(locked, writer)
+        || kind == Namespace::User
+        || there.get(Namespace::User).is_some_and(|ns| ns.owner() == Ok(writer.opener_uid))
+}
+
+fn store(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, kind: Namespace, text: &[u8]) -> Result<()> {
+    let request = request(locked, writer, kind, text)?;
+    let mut css = locked.tree().get(id)?.css.ns.clone();
+    match (&request, css.get(kind)) {
+        (Request::Inherit, None) => return Ok(()),
+        (Request::Adopt(ns), Some(own)) if ns == own => return Ok(()),
+        _ => {}
+    }
+    let there = effective(&locked.tree(), id, &[]);
+    if matches!(request, Request::New) && !may_make(locked, writer, kind, &there) {
+        return Err(Error::Perm);
+    }
+    css.own.retain(|own| own.ns.kind() != kind);
+    css.holder = None;
+    let mut wanted = Wanted::default();
+    match request {
+        Request::Inherit => {}
+        Request::Adopt(ns) => css.own.push(Own { ns, _init: None }),
+        Request::New => {
+            wanted.new.push(kind);
+            if kind == Namespace::User && locked.owner() == 0 {
+                wanted.owner = Some((writer.opener_uid, writer.opener_uid)).filter(|(uid, _)| *uid != 0);
+            }
+        }
+    }
+    let made = change(locked, writer, id, css, wanted);
+    if let Err(failure) = &made {
+        tell(locked, id, failure);
+    }
+    Ok(made?)
+}
+
+/// Gives a group another state: makes holders for it and those below that share it, and moves all members, or changes nothing.
+fn change(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, css: Css, wanted: Wanted) -> std::result::Result<(), Failure> {
+    let mut subtree = locked.tree().subtree(id);
+    let states = held(locked, &subtree, (id, css), wanted)?;
+    let old = swap(locked, states);
+    // Whoever is let go before the end sees the new state, and what fails behind him would not be told: the writer comes last.
+    let home = locked.cgroup_of(writer.tid);
+    subtree.sort_by_key(|group| *group == home);
+    let backs: Mutex<Vec<Back>> = Mutex::default();
+    for (n, group) in subtree.iter().enumerate() {
+        let Err(failure) = move_members(locked, writer, *group, &old, &backs) else { continue };
+        take_back(locked.machine(), backs.into_inner());
+        swap(locked, old);
+        for group in &subtree[..n] {
+            let there = effective(&locked.tree(), *group, &[]);
+            let forget = |changes: &mut [Change]| {
+                for change in changes {
+                    change.state.ns.home.retain(|ns| there.get(ns.kind()).is_some());
+                    change.state.ns.root.take_if(|_| there.get(Namespace::Mnt).is_none() && there.root.is_none());
+                }
+                Ok(())
+            };
+            let _ = locked.update_tasks(*group, forget, || ());
+        }
+        return Err(failure);
+    }
+    Ok(())
+}
+
+/// The new states of a group and of those below it that have something of their own, with their holders.
+fn held(
+    locked: &Locked<'_>,
+    subtree: &[CgroupId],
+    (id, css): (CgroupId, Css),
+    mut wanted: Wanted,
+) -> std::result::Result<Vec<(CgroupId, Css)>, Failure> {
+    let proxy = proxy(locked.machine())?;
+    let mut states = vec![(id, css)];
+    for group in subtree.iter().copied() {
+        let (there, mut css) = {
+            let tree = locked.tree();
+            let css = if group == id { Ok(states[0].1.clone()) } else { tree.get(group).map(|group| group.css.ns.clone()) };
+            let Ok(css) = css else { continue };
+            (effective(&tree, group, &states), css)
+        };
+        let mut wanted = if group == id { std::mem::take(&mut wanted) } else { Wanted::default() };
+        if css.own.is_empty() && wanted.new.is_empty() {
+            continue;
+        }
+        wanted.enter = there.ns.into_iter().map(|(ns, _)| ns).collect();
+        let held = proxy.hold(&wanted).map(Arc::new);
+        let holder = held.map_err(|error| Failure::new(error.errno, format!("the group's namespaces cannot be made or held: {error}")))?;
+        for kind in wanted.new {
+            let new = Ns::active(holder.pid, kind);
+            let ns = new.map_err(|errno| Failure::new(errno, format!("looking at the new {kind} namespace: {errno}")))?;
+            css.own.push(Own { ns, _init: (kind == Namespace::PidForChildren).then(|| holder.clone()) });
+        }
+        css.holder = Some(holder);
+        states.retain(|(other, _)| *other != group);
+        states.push((group, css));
+    }
+    Ok(states)
+}
+
+/// Puts these states in place; those that were there.
+fn swap(locked: &Locked<'_>, states: Vec<(CgroupId, Css)>) -> Vec<(CgroupId, Css)> {
+    locked.change(|tree| {
+        let mut old = Vec::new();
+        let mut managing = 0;
+        for (group, css) in states {
+            let Ok(found) = tree.get_mut(group) else { continue };
+            managing += isize::from(css.manages()) - isize::from(found.css.ns.manages());
+            old.push((group, std::mem::replace(&mut found.css.ns, Css { last_error: Vec::new(), ..css })));
+        }
+        if let Ok(root) = tree.get_mut(ROOT) {
+            root.css.ns.managing = root.css.ns.managing.saturating_add_signed(managing);
+        }
+        old
+    })
+}
+
+/// Has the members of a group, which were where `old` says, go where the group is now.
+fn move_members(
+    locked: &Locked<'_>,
+    writer: &Writer<'_>,
+    group: CgroupId,
+    old: &[(CgroupId, Css)],
+    backs: &Mutex<Vec<Back>>,
+) -> std::result::Result<(), Failure> {
+    let machine = locked.machine();
+    let (from, to) = {
+        let tree = locked.tree();
+        (effective(&tree, group, old), effective(&tree, group, &[]))
+    };
+    let failure: Mutex<Option<Failure>> = Mutex::new(None);
+    let apply = |changes: &mut [Change]| {
+        parties(machine, changes, writer.tid).into_iter().try_for_each(|mut party| {
+            match enter(machine, &mut party, (&from, &to), Some(writer)) {
+                Ok(back) => backs.lock().extend(back),
+                Err(Failure { errno: Errno::ESRCH, .. }) => {
+                    party.changes.iter_mut().for_each(|change| change.gone = machine.affinity(change.tid).is_err());
+                }
+                Err(error) => {
+                    let errno = error.errno;
+                    *failure.lock() = Some(error);
+                    return Err(Error::Sys(errno));
+                }
+            }
+            Ok(())
+        })
+    };
+    let moved = locked.update_tasks(group, apply, || ());
+    moved.map_err(|error| failure.into_inner().unwrap_or(Failure::new(error.errno(), error.to_string())))
+}
+
+/// Members by process, all threads of one together if they are all here; this one's last.
+fn parties<'a>(machine: &dyn Machine, changes: &'a mut [Change], last: Tid) -> Vec<Party<'a>> {
+    let mut parties: Vec<Party<'a>> = Vec::new();
+    let mut all: Vec<&'a mut Change> = changes.iter_mut().collect();
+    all.sort_by_key(|change| (change.tgid, change.tid));
+    for change in all {
+        match parties.last_mut() {
+            Some(party) if party.tgid == change.tgid => party.changes.push(change),
+            _ => parties.push(Party { tgid: change.tgid, ids: Ids::Processes, changes: vec![change] }),
+        }
+    }
+    let mut split = Vec::new();
+    for party in parties {
+        if machine.thread_count(party.tgid).is_ok_and(|count| count <= party.changes.len()) {
+            split.push(party);
+        } else {
+            let tgid = party.tgid;
+            split.extend(party.changes.into_iter().map(|change| Party { tgid, ids: Ids::Threads, changes: vec![change] }));
+        }
+    }
+    split.sort_by_key(|party| machine.is_thread_of(party.tgid, last));
+    split
+}
+
+fn store_root(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, text: &[u8]) -> Result<()> {
+    let mut css = locked.tree().get(id)?.css.ns.clone();
+    css.root = match text {
+        b"inherit" => None,
+        [b'/', ..] => Some(text.to_vec()),
+        _ => return Err(Error::Invalid),
+    };
+    let made = change(locked, writer, id, css, Wanted::default());
+    if let Err(failure) = &made {
+        tell(locked, id, failure);
+    }
+    Ok(made?)
+}
+
+fn show(tree: &Tree, id: CgroupId, kind: Namespace) -> Vec<u8> {
+    let own = tree.get(id).ok().and_then(|group| group.css.ns.get(kind));
+    own.map_or_else(|| b"inherit\n".to_vec(), |ns| format!("{}\n", identity(kind, ns.ino())).into_bytes())
+}
+
+fn show_root(tree: &Tree, id: CgroupId) -> Vec<u8> {
+    let own = tree.get(id).ok().and_then(|group| group.css.ns.root.clone());
+    [&own.unwrap_or_else(|| b"inherit".to_vec())[..], b"\n"].concat()
+}
+
+/// A line for each managed kind: its name, the namespace, a path to it, the group that has it.
+fn show_effective(tree: &Tree, id: CgroupId) -> Vec<u8> {
+    let Effective { ns, root, holder } = effective(tree, id, &[]);
+    let mut text = Vec::new();
+    for (ns, owner) in ns {
+        let identity = identity(ns.kind(), ns.ino());
+        let name = identity.split(':').next().unwrap_or_default();
+        let pid = holder.as_ref().map_or(0, |holder| holder.pid);
+        text.extend(format!("{name} {identity} /proc/{pid}/ns/{name} ").into_bytes());
+        text.extend(tree.path(owner));
+        text.push(b'\n');
+    }
+    if let Some((path, owner)) = root {
+        text.extend([&b"root "[..], &path, b" - ", &tree.path(owner), b"\n"].concat());
+    }
+    text
+}
+
+/// A row for a kind.
+macro_rules! kind {
+    ($name:literal, $kind:ident) => {
+        Cftype::new(
+            $name,
+            Show::Text(|tree, id| show(tree, id, Namespace::$kind)),
+            Store::Text(|locked, writer, id, text| store(locked, writer, id, Namespace::$kind, text)),
+        )
+        .on(CONFIG)
+    };
+}
+
+/// Members move when these are written.
+const CONFIG: CftFlags = CftFlags::NOT_ON_ROOT.union(CftFlags::OPENER_CAPABLE).union(CftFlags::SLOW);
+
+static FILES: &[Cftype] = &[
+    kind!("mnt", Mnt),
+    kind!("uts", Uts),
+    kind!("ipc", Ipc),
+    kind!("pid", PidForChildren),
+    kind!("net", Net),
+    kind!("user", User),
+    kind!("cgroup", Cgroup),
+    kind!("time", Time),
+    Cftype::new("root", Show::Text(show_root), Store::Text(store_root)).on(CONFIG),
+    Cftype::new("effective", Show::Text(show_effective), Store::None).on(CftFlags::NOT_ON_ROOT),
+    Cftype::new(
+        "last_error",
+        Show::Text(|tree, id| [tree.get(id).map_or(&[][..], |group| &group.css.ns.last_error), b"\n"].concat()),
+        Store::None,
+    ),
+];

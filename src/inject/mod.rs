@@ -1,0 +1,225 @@
+//! Injection: has the threads of a running process execute a short list of system calls, all or none, and go on undisturbed.
+//!
+//! [`Plan`] says what, [`Injector`] does it. The work is done by a process of its own (`helper`), which seizes and stops the
+//! threads (`tracees`), makes them execute (`run`) code that lies behind their vDSO (`area`), and lets them go. It may be killed
+//! at any moment without harm to the target. doc/INJECT.md has the whole picture.
+
+#[cfg_attr(target_arch = "x86_64", path = "x86.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
+mod arch;
+mod area;
+pub mod error;
+mod helper;
+pub mod plan;
+mod proc;
+mod run;
+mod tracees;
+mod wire;
+
+pub use error::InjectError;
+pub use helper::main as helper_main;
+pub use plan::{Arg, Descriptor, Invocation, Namespace, Plan, Report, Step, Syscall, Target};
+
+use crate::sys::shared::Words;
+use crate::sys::{Errno, Tid, ptrace};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use nix::unistd::ftruncate;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use wire::{MAX_MESSAGE, Reply, Request};
+
+/// The first argument that makes the program an injector process: `main` then calls [`helper_main`] and nothing else.
+pub const HELPER_ARG: &str = "--injector";
+
+/// No request.
+const PHASE_IDLE: u64 = 0;
+/// Nothing is modified; the injector process may be killed at no cost.
+const PHASE_ATTACH: u64 = 1;
+/// Threads are being modified.
+const PHASE_MODIFIED: u64 = 2;
+/// The parent has decided to kill it before that.
+const PHASE_KILLED: u64 = 3;
+
+/// How long an injection may take once it has begun to modify. Only a target that others freeze in the middle takes as long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An injector process, started when it is needed, and again when it has died.
+///
+/// There must be one request at a time to the processes that share an address space; requests to others may be made by other injectors
+/// at the same time.
+#[derive(Debug)]
+pub struct Injector {
+    program: PathBuf,
+    process: Option<Process>,
+}
+
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    socket: OwnedFd,
+    phase: Words,
+}
+
+impl Injector {
+    /// `program` is one whose `main` heeds [`HELPER_ARG`]: /proc/self/exe, in the server.
+    #[must_use]
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self { program: program.into(), process: None }
+    }
+
+    /// The injector process, if it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<Tid> {
+        self.process.as_ref().map(|process| process.child.id().cast_signed())
+    }
+
+    /// Starts the injector process, so that the first request need not wait for it.
+    ///
+    /// # Errors
+    /// [`InjectError::System`].
+    pub fn start(&mut self) -> Result<(), InjectError> {
+        self.ready().map(drop)
+    }
+
+    /// Has all threads of the target execute the plan, or none. `deadline` is the time that they have to stop; what follows
+    /// takes some 50 microseconds a thread.
+    ///
+    /// # Errors
+    /// See [`InjectError`]. After [`InjectError::NotUndone`] and [`InjectError::Died`] some threads may have executed some steps.
+    pub fn inject(&mut self, target: Target, plan: &Plan, deadline: Duration) -> Result<Report, InjectError> {
+        self.request(target, plan.clone(), deadline, || {})
+    }
+
+    /// The same for a target whose thread `writer` sleeps in a write(2) which the caller is to answer: it cannot stop before.
+    /// `answer` is called once, when it has been asked to stop, and must let the write succeed. Should the injection fail after that, the
+    /// thread sees the error's errno as the write's result all the same, since it has not returned to user space in between.
+    ///
+    /// # Errors
+    /// As [`Injector::inject`]. If `answer` was not called the caller still has to answer, with the error.
+    pub fn inject_writer(
+        &mut self,
+        target: Target,
+        plan: &Plan,
+        deadline: Duration,
+        writer: Tid,
+        answer: impl FnOnce(),
+    ) -> Result<Report, InjectError> {
+        let mut plan = plan.clone();
+        plan.writer = Some(writer);
+        self.request(target, plan, deadline, answer)
+    }
+
+    fn request(&mut self, target: Target, plan: Plan, deadline: Duration, answer: impl FnOnce()) -> Result<Report, InjectError> {
+        plan.check()?;
+        let request = Request { target, plan, deadline };
+        let mut process = self.ready()?;
+        // If it has died since the last request, nothing has been done.
+        if process.send(&request).is_err() {
+            self.process = None;
+            process = self.ready()?;
+            process.send(&request).map_err(InjectError::System)?;
+        }
+        let (result, usable) = process.result(&request, answer);
+        if !usable {
+            self.process = None;
+        }
+        result
+    }
+
+    /// The injector process, started if there is none.
+    fn ready(&mut self) -> Result<&mut Process, InjectError> {
+        let process = match self.process.take() {
+            Some(process) => process,
+            None => Process::start(&self.program).map_err(|error| InjectError::System(errno(&error)))?,
+        };
+        Ok(self.process.insert(process))
+    }
+}
+
+fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+impl Process {
+    fn start(program: &Path) -> io::Result<Self> {
+        let memory = memfd_create(c"cgfuse-injector", MFdFlags::MFD_CLOEXEC)?;
+        ftruncate(&memory, size_of::<u64>() as i64)?;
+        let phase = Words::shared(&memory, 1)?;
+        let (socket, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        let child = Command::new(program).arg(HELPER_ARG).stdin(theirs).stdout(memory).spawn()?;
+        Ok(Self { child, socket, phase })
+    }
+
+    fn send(&self, request: &Request) -> Result<(), Errno> {
+        let (message, fds) = request.encode();
+        let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let control = [ControlMessage::ScmRights(&fds)];
+        let control = if fds.is_empty() { &control[..0] } else { &control[..] };
+        self.phase[0].store(PHASE_ATTACH, Ordering::SeqCst);
+        loop {
+            match sendmsg::<()>(self.socket.as_raw_fd(), &[IoSlice::new(&message)], control, MsgFlags::MSG_NOSIGNAL, None) {
+                Err(Errno::EINTR) => {}
+                sent => return sent.map(drop),
+            }
+        }
+    }
+
+    /// What the request has come to, and whether this process can serve another.
+    fn result(&self, request: &Request, answer: impl FnOnce()) -> (Result<Report, InjectError>, bool) {
+        let mut answer = Some(answer);
+        let mut end = Instant::now() + request.deadline + helper::GRACE;
+        let mut buffer = vec![0; MAX_MESSAGE];
+        loop {
+            if !self.readable(end) {
+                let phase = self.phase[0].compare_exchange(PHASE_ATTACH, PHASE_KILLED, Ordering::SeqCst, Ordering::SeqCst);
+                match phase {
+                    // It waits for an execve(2), or is stopped itself.
+                    Ok(_) => return (Err(InjectError::Unsettled { tid: request.target.tid() }), false),
+                    Err(_) if Instant::now() < end + PATIENCE && !self.readable(end + PATIENCE) => {
+                        return (Err(InjectError::Died { modified: true }), false);
+                    }
+                    Err(_) => end = Instant::now() + helper::GRACE,
+                }
+            }
+            let died = || InjectError::Died { modified: self.phase[0].load(Ordering::SeqCst) != PHASE_ATTACH };
+            let Ok(Some((len, _))) = ptrace::receive(&self.socket, &mut buffer) else { return (Err(died()), false) };
+            match Reply::decode(&buffer[..len]) {
+                Some(Reply::Interrupted) => {
+                    if let Some(answer) = answer.take() {
+                        answer();
+                    }
+                }
+                Some(Reply::Done { result, last }) => return (result, !last),
+                None => return (Err(died()), false),
+            }
+        }
+    }
+
+    /// Waits for a message, or the other end's being closed, until then.
+    fn readable(&self, end: Instant) -> bool {
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(0) if left.is_zero() => return false,
+                Ok(0) | Err(Errno::EINTR) => {}
+                // Any other error shows again when the message is received.
+                _ => return true,
+            }
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Whatever it traces goes on. Not even a process that is stopped itself keeps us waiting.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,83 @@
+//! Injection: what /proc tells of a target.
+
+use crate::sys::Tid;
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+/// PF_KTHREAD.
+const KTHREAD: u32 = 0x0020_0000;
+/// PF_IO_WORKER and PF_USER_WORKER: io_uring, vhost. They are listed as threads and never run in user space.
+const WORKER: u32 = 0x10 | 0x4000;
+
+/// Of /proc/PID/task/TID/stat.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stat {
+    pub(super) state: char,
+    flags: u32,
+    /// The CPU it ran on last.
+    pub(super) cpu: usize,
+    policy: i32,
+}
+
+impl Stat {
+    pub(super) fn is_dead(&self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x')
+    }
+    pub(super) fn is_kernel_thread(&self) -> bool {
+        self.flags & KTHREAD != 0
+    }
+    /// Whether it may keep a CPU from all who are not real-time.
+    pub(super) fn is_real_time(&self) -> bool {
+        const SCHED_DEADLINE: i32 = 6;
+        matches!(self.policy, libc::SCHED_FIFO | libc::SCHED_RR | SCHED_DEADLINE)
+    }
+    pub(super) fn is_worker(&self) -> bool {
+        self.flags & WORKER != 0
+    }
+}
+
+/// `None` when the thread is gone.
+pub(super) fn stat(tgid: Tid, tid: Tid) -> Option<Stat> {
+    let mut buf = [0; 1024];
+    let len = File::open(format!("/proc/{tgid}/task/{tid}/stat")).ok()?.read_at(&mut buf, 0).ok()?;
+    let text = &buf[..len];
+    // The name may hold any bytes; behind it comes field 3.
+    let text = std::str::from_utf8(&text[text.iter().rposition(|&c| c == b')')? + 1..]).ok()?;
+    let mut fields = text.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let flags = fields.nth(5)?.parse().ok()?;
+    let cpu = fields.nth(29)?.parse().ok()?;
+    let policy = fields.nth(1)?.parse().ok()?;
+    Some(Stat { state, flags, cpu, policy })
+}
+
+/// The threads of the process that `tid` is a thread of; empty when it is gone.
+pub(super) fn threads(tid: Tid) -> Vec<Tid> {
+    let entries = std::fs::read_dir(format!("/proc/{tid}/task"));
+    entries.map_or_else(|_| Vec::new(), |entries| entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+}
+
+/// A line of /proc/TID/status.
+pub(super) fn status(tid: Tid, field: &str) -> Option<String> {
+    // One call: the kernel makes the whole text for each. What is used of it is not beyond.
+    let mut buf = [0; 4096];
+    let len = File::open(format!("/proc/{tid}/status")).ok()?.read_at(&mut buf, 0).ok()?;
+    // The name may not be UTF-8.
+    let status = String::from_utf8_lossy(&buf[..len]);
+    status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(|value| value.trim().to_owned()))
+}
+
+/// The process of a thread.
+pub(super) fn tgid(tid: Tid) -> Option<Tid> {
+    status(tid, "Tgid")?.parse().ok()
+}
+
+/// Who traces it, if anybody.
+pub(super) fn tracer(tid: Tid) -> Option<Tid> {
+    status(tid, "TracerPid")?.parse().ok().filter(|tracer| *tracer != 0)
+}
+
+/// The inode of a namespace.
+pub(super) fn namespace(tid: Tid, file: &str) -> Option<u64> {
+    std::fs::metadata(format!("/proc/{tid}/ns/{file}")).ok().map(|meta| meta.ino())
+}

@@ -1,0 +1,288 @@
+//! Injection: the threads of a target, seized and stopped. Nothing of them is modified here.
+
+use super::error::InjectError;
+use super::plan::Target;
+use super::proc;
+use crate::sys::ptrace::{self, Event, Ticks};
+use crate::sys::{Errno, Tid};
+use nix::unistd::getpid;
+use rustc_hash::FxHashMap;
+use std::time::{Duration, Instant};
+
+/// How often a wait that lasts is interrupted to look at the deadline and at threads that went without a word.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Where a seized thread is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Running, or asked to stop.
+    Running,
+    /// In a ptrace-stop.
+    Stopped,
+    /// Ended.
+    Gone,
+}
+
+/// Seized threads.
+#[derive(Debug)]
+pub(super) struct Tracees {
+    ticks: Ticks,
+    pub(super) tgid: Tid,
+    pub(super) tids: Vec<Tid>,
+    states: Vec<State>,
+    index: FxHashMap<Tid, usize>,
+    /// Workers of the kernel that were left out.
+    pub(super) skipped: usize,
+    suspend_seccomp: bool,
+    /// When the first was asked to stop.
+    pub(super) since: Instant,
+}
+
+impl Tracees {
+    /// No thread yet. There can be one at a time in a process.
+    pub(super) fn new(tgid: Tid) -> Result<Self, InjectError> {
+        let system = |error: std::io::Error| InjectError::System(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw));
+        Ok(Self {
+            ticks: Ticks::start(TICK).map_err(system)?,
+            tgid,
+            tids: Vec::new(),
+            states: Vec::new(),
+            index: FxHashMap::default(),
+            skipped: 0,
+            suspend_seccomp: true,
+            since: Instant::now(),
+        })
+    }
+
+    /// Seizes and stops all threads, until there is none that is not stopped. `interrupted` is called once, when all that
+    /// were there at first have been asked to stop.
+    ///
+    /// On an error some may be seized and running: [`Tracees::release`].
+    pub(super) fn attach(
+        &mut self,
+        target: Target,
+        skip_io_workers: bool,
+        deadline: Instant,
+        interrupted: impl FnOnce(),
+    ) -> Result<(), InjectError> {
+        let mut interrupted = Some(interrupted);
+        loop {
+            let listed = match target {
+                Target::Process(_) => proc::threads(self.tgid),
+                Target::Thread(tid) => vec![tid],
+            };
+            self.skipped = 0;
+            let mut new = 0;
+            for tid in listed {
+                // A number that is gone may be used again: by a new thread, or by one that has executed a program.
+                let known = self.index.get(&tid).is_some_and(|i| self.states[*i] != State::Gone);
+                if !known && self.seize(tid, skip_io_workers)? {
+                    new += 1;
+                }
+            }
+            if let Some(interrupted) = interrupted.take() {
+                interrupted();
+            }
+            if new == 0 && self.all_hold() {
+                break;
+            }
+            self.wait_stopped(deadline)?;
+            if Instant::now() >= deadline {
+                return Err(InjectError::Unsettled { tid: self.tgid });
+            }
+        }
+        if self.stopped().next().is_none() {
+            return Err(InjectError::Gone { tid: target.tid() });
+        }
+        Ok(())
+    }
+
+    /// Whether those that have stopped still are: not killed, nor replaced by one that has executed a program.
+    fn all_hold(&mut self) -> bool {
+        let lost: Vec<usize> = self.stopped().filter(|i| ptrace::signal_mask(self.tids[*i]).is_err()).collect();
+        lost.iter().for_each(|i| self.states[*i] = State::Gone);
+        lost.is_empty()
+    }
+
+    /// Whether there is something to wait for: a new tracee. Dead threads and workers that may stay behind are none.
+    fn seize(&mut self, tid: Tid, skip_io_workers: bool) -> Result<bool, InjectError> {
+        let Some(stat) = proc::stat(self.tgid, tid).filter(|stat| !stat.is_dead()) else { return Ok(false) };
+        if stat.is_kernel_thread() {
+            return Err(InjectError::KernelThread { tid });
+        }
+        if stat.is_worker() {
+            self.skipped += 1;
+            return if skip_io_workers { Ok(false) } else { Err(InjectError::IoWorker { tid }) };
+        }
+        match self.ticks.seize(tid, self.options()) {
+            Ok(()) => {}
+            Err(Errno::ESRCH) => return Ok(false),
+            // EINVAL: the kernel has no such option. EPERM: it needs CAP_SYS_ADMIN, or there is another reason.
+            Err(Errno::EPERM | Errno::EINVAL) if self.suspend_seccomp => {
+                self.suspend_seccomp = false;
+                let seized = self.ticks.seize(tid, self.options());
+                self.suspend_seccomp = seized.is_err();
+                if let Err(errno) = seized {
+                    return self.refused(tid, errno);
+                }
+            }
+            Err(errno) => return self.refused(tid, errno),
+        }
+        if self.tids.is_empty() {
+            self.since = Instant::now();
+        }
+        self.add(tid, State::Running);
+        // If it has ended meanwhile, an event will tell.
+        let _ = ptrace::interrupt(tid);
+        Ok(true)
+    }
+
+    fn options(&self) -> usize {
+        ptrace::TRACESYSGOOD | if self.suspend_seccomp { ptrace::SUSPEND_SECCOMP } else { 0 }
+    }
+
+    /// Why a thread could not be seized, unless it is dead, or a tracee already.
+    fn refused(&mut self, tid: Tid, errno: Errno) -> Result<bool, InjectError> {
+        match (errno, proc::tracer(tid), proc::stat(self.tgid, tid)) {
+            (Errno::ESRCH, _, _) => Ok(false),
+            // It has executed a program and goes on under this number.
+            (Errno::EPERM, Some(tracer), _) if tracer == getpid().as_raw() => {
+                self.add(tid, State::Running);
+                let _ = ptrace::interrupt(tid);
+                Ok(true)
+            }
+            (Errno::EPERM, Some(tracer), _) => Err(InjectError::Traced { tid, tracer }),
+            // A dead leader is refused too; its number may by now be that of one that has executed a program, which the next pass finds.
+            (Errno::EPERM, None, Some(stat)) if !stat.is_dead() => match ptrace::read_memory(tid, 0, &mut [0]) {
+                Err(Errno::EPERM) => Err(InjectError::NotPermitted { tid }),
+                _ => Ok(true),
+            },
+            (Errno::EPERM, None, _) => Ok(false),
+            _ => Err(InjectError::System(errno)),
+        }
+    }
+
+    /// Notes a tracee; its index.
+    fn add(&mut self, tid: Tid, state: State) -> usize {
+        let i = *self.index.entry(tid).or_insert(self.tids.len());
+        if i == self.tids.len() {
+            self.tids.push(tid);
+            self.states.push(state);
+        }
+        self.states[i] = state;
+        i
+    }
+
+    /// Whether system calls made under the tracer are exempt from seccomp filters.
+    pub(super) fn seccomp_suspended(&self) -> bool {
+        self.suspend_seccomp
+    }
+
+    pub(super) fn is_stopped(&self, i: usize) -> bool {
+        self.states[i] == State::Stopped
+    }
+
+    pub(super) fn is_running(&self, i: usize) -> bool {
+        self.states[i] == State::Running
+    }
+
+    /// Those that are stopped, by index.
+    pub(super) fn stopped(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.tids.len()).filter(|i| self.is_stopped(*i))
+    }
+
+    /// Lets a stopped thread run to its next system call stop.
+    pub(super) fn resume_to_syscall(&mut self, i: usize, signal: i32) {
+        // ESRCH: it is being killed, and an event will tell.
+        let _ = ptrace::resume_to_syscall(self.tids[i], signal);
+        self.states[i] = State::Running;
+    }
+
+    fn wait_stopped(&mut self, deadline: Instant) -> Result<(), InjectError> {
+        let mut i = 0;
+        while i < self.states.len() {
+            if !self.is_running(i) {
+                i += 1;
+                continue;
+            }
+            match self.wait(i) {
+                Some((other, Event::Signal(signal))) => {
+                    // Any stop ends the request for one. It takes the signal, then stops as asked again.
+                    let _ = ptrace::interrupt(self.tids[other]);
+                    let _ = ptrace::resume(self.tids[other], signal);
+                    self.states[other] = State::Running;
+                    i = i.min(other);
+                }
+                Some(_) => {}
+                None if Instant::now() >= deadline && self.is_running(i) => {
+                    let tid = self.tids[i];
+                    return Err(InjectError::NotStopping { tid, state: proc::stat(self.tgid, tid).map_or('?', |stat| stat.state) });
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a running thread's next event. It returns from time to time: with another thread's event, or with none. Their
+    /// states are brought up to date.
+    pub(super) fn wait(&mut self, i: usize) -> Option<(usize, Event)> {
+        match ptrace::wait(self.tids[i]) {
+            Ok(Some(event)) => Some(self.happened(self.tids[i], event)),
+            Ok(None) => {
+                // Whoever executes a program waits until its dead siblings are reaped.
+                let other = ptrace::poll().ok().flatten();
+                if other.is_none() {
+                    self.look_for_the_dead();
+                }
+                other.map(|(tid, event)| self.happened(tid, event))
+            }
+            // ECHILD: reaped while another was seized, or it has executed a program and goes on under another number.
+            Err(_) => {
+                self.states[i] = State::Gone;
+                None
+            }
+        }
+    }
+
+    fn happened(&mut self, tid: Tid, event: Event) -> (usize, Event) {
+        let state = if event == Event::Gone { State::Gone } else { State::Stopped };
+        // It may be new: a thread that has executed a program goes on under the leader's number.
+        let i = self.add(tid, state);
+        (i, event)
+    }
+
+    /// Marks running threads as gone that end without an event: reaped by the timer, replaced by execve(2), or a leader whose threads
+    /// outlive it.
+    fn look_for_the_dead(&mut self) {
+        for i in 0..self.tids.len() {
+            let tid = self.tids[i];
+            if self.states[i] == State::Running
+                && (self.ticks.has_reaped(tid) || proc::stat(self.tgid, tid).is_none_or(|stat| stat.is_dead()))
+            {
+                self.states[i] = State::Gone;
+            }
+        }
+    }
+
+    /// Lets all stopped threads go. False if this process still traces somebody: one that has not stopped, or a dead leader whose
+    /// threads live. Then only its end releases them.
+    #[must_use]
+    pub(super) fn release(&mut self) -> bool {
+        for i in 0..self.tids.len() {
+            if self.is_stopped(i) {
+                // ESRCH: killed.
+                let _ = ptrace::detach(self.tids[i]);
+                self.states[i] = State::Gone;
+            }
+        }
+        // Whoever has died is still to be reaped.
+        loop {
+            match ptrace::poll() {
+                Ok(Some((_, Event::Gone))) => {}
+                Ok(_) => return false,
+                Err(errno) => return errno == Errno::ECHILD,
+            }
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Namespaces: what a task is in, making and holding them, and having running tasks enter others.
+
+pub mod holder;
+
+pub use holder::{Holder, HolderError, Wanted, flag};
+
+use crate::inject::{InjectError, Injector, Namespace, Plan, Report, Target};
+use crate::sys::{Errno, Tid, process};
+use nix::sys::stat::fstat;
+use parking_lot::Mutex;
+use std::fs::File;
+use std::hash::{Hash, Hasher};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a target has to stop.
+const DEADLINE: Duration = Duration::from_millis(500);
+
+/// A namespace, kept alive by a descriptor. Two are equal if they are the same namespace.
+#[derive(Clone, Debug)]
+pub struct Ns {
+    kind: Namespace,
+    file: Arc<OwnedFd>,
+    ino: u64,
+}
+
+impl PartialEq for Ns {
+    fn eq(&self, other: &Self) -> bool {
+        self.ino == other.ino
+    }
+}
+
+impl Eq for Ns {}
+
+impl Hash for Ns {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.ino.hash(state);
+    }
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// A process's descriptor.
+///
+/// # Errors
+/// ESRCH if there is no such process.
+pub fn pidfd_open(pid: Tid) -> Result<OwnedFd, Errno> {
+    process::pidfd_open(pid)
+}
+
+/// The name of a namespace in `ns.effective`, as /proc shows it: `net:[4026531840]`.
+#[must_use]
+pub fn identity(kind: Namespace, ino: u64) -> String {
+    let name = if kind == Namespace::PidForChildren { "pid" } else { kind.file() };
+    format!("{name}:[{ino}]")
+}
+
+impl Ns {
+    /// A task's, which its children are in; of kinds that its own never changes, that of its children.
+    ///
+    /// # Errors
+    /// ESRCH if there is no such task, EACCES if we may not look, ENOENT for a pid namespace that has never had an init.
+    pub fn of(tid: Tid, kind: Namespace) -> Result<Self, Errno> {
+        Self::open(Path::new(&format!("/proc/{tid}/ns/{}", kind.file())), kind)
+    }
+
+    /// The one that a process itself is in.
+    ///
+    /// # Errors
+    /// As [`Ns::of`].
+    pub fn active(pid: Tid, kind: Namespace) -> Result<Self, Errno> {
+        let name = if kind == Namespace::PidForChildren { "pid" } else { kind.file() };
+        Self::open(Path::new(&format!("/proc/{pid}/ns/{name}")), kind)
+    }
+
+    /// The one that a path leads to.
+    ///
+    /// # Errors
+    /// Those of open(2); EINVAL for what is no namespace of this kind.
+    pub fn open(path: &Path, kind: Namespace) -> Result<Self, Errno> {
+        // Not even a pipe keeps us waiting.
+        let file: OwnedFd = nix::fcntl::open(
+            path,
+            nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_NOCTTY,
+            nix::sys::stat::Mode::empty(),
+        )?;
+        if crate::sys::nsfs::kind(&file)? != flag(kind).bits() {
+            return Err(Errno::EINVAL);
+        }
+        let ino = fstat(&file)?.st_ino;
+        Ok(Self { kind, file: file.into(), ino })
+    }
+
+    /// The kind.
+    #[must_use]
+    pub fn kind(&self) -> Namespace {
+        self.kind
+    }
+
+    /// The inode number, which names it.
+    #[must_use]
+    pub fn ino(&self) -> u64 {
+        self.ino
+    }
+
+    /// The descriptor.
+    #[must_use]
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// The same to keep.
+    #[must_use]
+    pub fn share(&self) -> Arc<OwnedFd> {
+        self.file.clone()
+    }
+
+    /// The owner of the user namespace that it belongs to, or is.
+    ///
+    /// # Errors
+    /// EPERM if that is outside ours.
+    pub fn owner(&self) -> Result<u32, Errno> {
+        crate::sys::nsfs::owner(&self.file, self.kind == Namespace::User)
+    }
+}
+
+/// Where a task's root or working directory is.
+#[derive(Clone, Debug)]
+pub struct Dir {
+    file: Arc<OwnedFd>,
+    id: (u64, u64),
+}
+
+impl PartialEq for Dir {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Dir {}
+
+impl Hash for Dir {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
+}
+
+impl Dir {
+    /// A task's root directory (`link` is `root`) or working directory (`cwd`).
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn of(tid: Tid, link: &str) -> Result<Self, Errno> {
+        let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_DIRECTORY;
+        let file = nix::fcntl::open(format!("/proc/{tid}/{link}").as_str(), flags, nix::sys::stat::Mode::empty())?;
+        let meta = File::from(file.try_clone().map_err(|error| errno(&error))?).metadata().map_err(|error| errno(&error))?;
+        Ok(Self { file: file.into(), id: (meta.dev(), meta.ino()) })
+    }
+
+    /// The descriptor, which can only be named and entered (O_PATH).
+    #[must_use]
+    pub fn share(&self) -> Arc<OwnedFd> {
+        self.file.clone()
+    }
+}
+
+/// The inode number of a task's namespace.
+///
+/// # Errors
+/// ESRCH if there is no such task, EACCES if we may not look, ENOENT for a pid namespace that has never had an init.
+pub fn ino_of(tid: Tid, kind: Namespace) -> Result<u64, Errno> {
+    let link = std::fs::read_link(format!("/proc/{tid}/ns/{}", kind.file())).map_err(|error| match errno(&error) {
+        Errno::ENOENT if kind != Namespace::PidForChildren => Errno::ESRCH,
+        other => other,
+    })?;
+    let text = link.to_string_lossy();
+    let digits = text.split(['[', ']']).nth(1).ok_or(Errno::EIO)?;
+    digits.parse().map_err(|_| Errno::EIO)
+}
+
+/// Makes namespaces, and has running tasks enter them.
+#[derive(Debug)]
+pub struct Nsproxy {
+    program: PathBuf,
+    injector: Mutex<Injector>,
+}
+
+/// A thread that sleeps in a write(2) which this lets succeed.
+pub type Answer<'a> = (Tid, &'a dyn Fn());
+
+impl Nsproxy {
+    /// `program` is one whose `main` heeds [`holder::HOLDER_ARG`] and [`crate::inject::HELPER_ARG`].
+    #[must_use]
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        let program = program.into();
+        Self { injector: Mutex::new(Injector::new(&program)), program }
+    }
+
+    /// A process that is in these namespaces.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn hold(&self, wanted: &Wanted) -> Result<Holder, HolderError> {
+        Holder::new(&self.program, wanted)
+    }
+
+    /// Has a target execute a plan. The writer, if it is a thread of the target, is answered when it has been asked to stop.
+    ///
+    /// # Errors
+    /// See [`InjectError`].
+    pub fn inject(&self, target: Target, plan: &Plan, writer: Option<Answer<'_>>) -> Result<Report, InjectError> {
+        let mut injector = self.injector.lock();
+        match writer {
+            Some((tid, answer)) => injector.inject_writer(target, plan, DEADLINE, tid, answer),
+            None => injector.inject(target, plan, DEADLINE),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! A call that blocks while its thread is injected into again and again ends with the same result, and not before its time.
+
+use std::path::Path;
+use std::time::Duration;
+
+use cgfuse::inject::{Arg, Namespace, Plan, Syscall, Target as Whom};
+use nix::errno::Errno;
+
+use super::target::{DEADLINE, NET, Target, UTS, call, holder, injector, program, report, setns, setns_file};
+use crate::common::{is_root, skipped};
+
+const EINTR: i32 = Errno::EINTR as i32;
+const ETIMEDOUT: i32 = Errno::ETIMEDOUT as i32;
+const EAGAIN: i32 = Errno::EAGAIN as i32;
+/// How long the target's calls block.
+const MICROS: i64 = 400_000;
+
+/// Name, result, errno, signal handlers run.
+const CALLS: [(&str, i64, i32, i64); 35] = [
+    ("pause", -1, EINTR, 1),
+    ("nanosleep", 0, 0, 0),
+    ("nanosleep-signal", -1, EINTR, 1),
+    ("clock_nanosleep-relative", 0, 0, 0),
+    ("clock_nanosleep-absolute", 0, 0, 0),
+    ("poll", 0, 0, 0),
+    ("poll-infinite", 1, 0, 0),
+    ("ppoll", 0, 0, 0),
+    ("ppoll-signal", -1, EINTR, 1),
+    ("select", 0, 0, 0),
+    ("pselect", 0, 0, 0),
+    ("futex", 0, 0, 0),
+    ("futex-relative", -1, ETIMEDOUT, 0),
+    ("futex-absolute", -1, ETIMEDOUT, 0),
+    ("read-pipe", 8, 0, 0),
+    ("read-signal", -1, EINTR, 1),
+    ("read-restart", 8, 0, 1),
+    ("write-pipe", 4096, 0, 0),
+    ("recv", 8, 0, 0),
+    ("accept", 1, 0, 0),
+    ("waitpid", 1, 0, 0),
+    ("waitid", 1, 0, 0),
+    ("sigsuspend", -1, EINTR, 1),
+    ("sigwaitinfo", 10, 0, 0),
+    ("epoll_wait-infinite", 1, 0, 0),
+    ("semop", 0, 0, 0),
+    ("msgrcv", 4, 0, 0),
+    ("eventfd", 8, 0, 0),
+    ("timerfd", 8, 0, 0),
+    ("inotify", 1, 0, 0),
+    ("flock", 0, 0, 0),
+    ("setlkw", 0, 0, 0),
+    ("mq_timedreceive", 3, 0, 0),
+    ("spin", 1, 0, 0),
+    // The kernel's own EINTR, which has no limit to count on.
+    ("sigtimedwait", -1, EAGAIN, 0),
+];
+
+/// These give EINTR when their thread is stopped in any way, see signal(7).
+const FRAGILE: [&str; 2] = ["epoll_wait-finite", "sigtimedwait"];
+
+pub(super) fn all_calls(test: &str, program: &Path) {
+    let mut injector = injector();
+    let homes = [holder(UTS | NET), holder(UTS | NET)];
+    let (mut rounds, mut worst) = (0, 0);
+    for (name, result, errno, handled) in CALLS {
+        let mut target = Target::with(program, &["call", name], |_| {});
+        // Into the call; it makes no difference to the target.
+        std::thread::sleep(Duration::from_millis(20));
+        let mut moves = 0;
+        while !target.has_said() {
+            let home = homes[moves % 2].pid();
+            let plan = if moves % 5 == 4 { setns_file(home, Namespace::Net) } else { setns(home, home, UTS | NET) };
+            match injector.inject(Whom::Process(target.pid()), &plan, DEADLINE) {
+                Ok(_) => moves += 1,
+                // It has ended in between.
+                Err(error) => assert!(error.errno() == Errno::ESRCH || target.has_said(), "{name}: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(15));
+        }
+        let said = target.said();
+        let fragile = FRAGILE.contains(&name) && said.errno == EINTR;
+        assert!(fragile || (said.result, said.errno, said.extra) == (result, errno, handled), "{name}: {said:?} after {moves} moves");
+        // A clock may be read a little before the call that the limit counts from.
+        assert!(fragile || said.micros > MICROS - 5_000, "{name}: too short: {said:?}");
+        assert!(said.micros < 100 * MICROS, "{name}: too long: {said:?}");
+        assert!(moves > 0, "{name}: never moved");
+        rounds += moves;
+        worst = worst.max(said.micros - MICROS);
+    }
+    report(test, &format!("{} calls, {rounds} injections, at most {} ms beyond their time", CALLS.len(), worst / 1000));
+}
+
+/// Also where the injection fails before anything was modified, or concerns another thread.
+#[test]
+fn failures_are_not_noticed() {
+    let mut injector = injector();
+    let mut bad = Plan::default();
+    bad.step(call(Syscall::Unshare, [Arg::Int(u64::MAX)]), vec![]);
+    // Executed by one thread for all.
+    let mut shared = Plan::default();
+    let root = shared.data(*b"/\0");
+    shared.step(call(Syscall::Chdir, [root]), vec![]);
+    let cases = [
+        ("1", DEADLINE, &bad, Some(Errno::EINVAL)),
+        ("3", DEADLINE, &bad, Some(Errno::EINVAL)),
+        ("1", Duration::ZERO, &bad, Some(Errno::EBUSY)),
+        ("3", Duration::ZERO, &bad, Some(Errno::EBUSY)),
+        ("3", DEADLINE, &shared, None),
+    ];
+    for (name, result) in [("epoll_wait-infinite", 1), ("semop", 0), ("sigwaitinfo", 10), ("nanosleep", 0), ("read-pipe", 8)] {
+        for (threads, deadline, plan, expected) in cases {
+            let mut target = Target::new(&["call", name, threads]);
+            std::thread::sleep(Duration::from_millis(20));
+            let mut times = 0;
+            while !target.has_said() {
+                let error = injector.inject(Whom::Process(target.pid()), plan, deadline).err().map(|error| error.errno());
+                assert!(error == expected || error == Some(Errno::ESRCH), "{error:?}");
+                times += 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let said = target.said();
+            assert_eq!((said.result, said.errno), (result, 0), "{name}, {threads} threads, {deadline:?}, {expected:?}, {times} times");
+            assert!(said.micros < 100 * MICROS, "{name}: too long: {said:?}");
+        }
+    }
+}
+
+#[test]
+fn blocked_calls_go_on() {
+    if !is_root() {
+        return skipped("blocked_calls_go_on", "not root");
+    }
+    all_calls("blocked_calls_go_on", program());
+}

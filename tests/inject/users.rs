@@ -1,0 +1,103 @@
+//! Without privileges: a user's injector, and whose processes it reaches.
+
+use std::os::unix::fs::PermissionsExt;
+
+use cgfuse::inject::{InjectError, Injector, Namespace, Target as Whom};
+use nix::errno::Errno;
+
+use super::target::{DEADLINE, IPC, NET, Target, UTS, program, setns};
+use crate::common::{TempDir, as_user, is_root, skipped, spawn};
+
+const USER: i32 = libc::CLONE_NEWUSER;
+const UID: u32 = 61_234;
+const OTHER: u32 = 61_235;
+
+/// An injector process with a user's credentials: a script in between changes them.
+fn users_injector(dir: &TempDir) -> Injector {
+    let script = dir.path().join("injector");
+    let cgfuse = env!("CARGO_BIN_EXE_cgfuse");
+    let text = format!("#!/bin/sh\nexec setpriv --reuid {UID} --regid {UID} --clear-groups {cgfuse} \"$@\"\n");
+    std::fs::write(&script, text).expect("write");
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    Injector::new(script)
+}
+
+/// Whether the test can run: as root, with programs that the user can execute.
+fn possible(test: &str) -> bool {
+    let reachable = |path: &std::path::Path| {
+        let mut command = std::process::Command::new("test");
+        command.arg("-x").arg(path);
+        as_user(&mut command, UID);
+        spawn(command).and_then(|mut child| child.wait()).is_ok_and(|status| status.success())
+    };
+    let possible = is_root() && reachable(program()) && reachable(env!("CARGO_BIN_EXE_cgfuse").as_ref());
+    if !possible {
+        skipped(test, "not root, or the user cannot execute the programs");
+    }
+    possible
+}
+
+/// With a user namespace of the user's own, all kinds in one step.
+#[test]
+fn own_process() {
+    if !possible("own_process") {
+        return;
+    }
+    let dir = TempDir::new();
+    let mut injector = users_injector(&dir);
+    let flags = USER | NET | UTS | IPC;
+    let holder = Target::user(UID, &["holder", &format!("{flags:x}")]);
+    let mut target = Target::user(UID, &["idle", "1"]);
+    // Its own user namespace is what it lacks.
+    let error = injector.inject(Whom::Process(target.pid()), &setns(holder.pid(), holder.pid(), NET), DEADLINE).expect_err("no privilege");
+    assert_eq!(error.errno(), Errno::EPERM, "{error}");
+    assert!(matches!(error, InjectError::Call { .. }), "{error}");
+    injector.inject(Whom::Process(target.pid()), &setns(holder.pid(), holder.pid(), flags), DEADLINE).expect("moved");
+    for kind in [Namespace::User, Namespace::Net, Namespace::Uts, Namespace::Ipc] {
+        assert_eq!(target.namespace(kind), holder.namespace(kind), "{kind}");
+    }
+    target.alive();
+    target.untouched();
+    // Several threads cannot enter a user namespace: the kernel says so, and nobody has moved.
+    let mut target = Target::user(UID, &["idle", "4"]);
+    let net = target.namespace(Namespace::Net);
+    let error = injector.inject(Whom::Process(target.pid()), &setns(holder.pid(), holder.pid(), flags), DEADLINE).expect_err("threads");
+    assert!(matches!(error, InjectError::Call { step: 0, errno: Errno::EINVAL, .. }), "{error}");
+    assert_eq!(target.namespaces(Namespace::Net), vec![net; 4]);
+    target.alive();
+    target.untouched();
+}
+
+/// Others' processes are out of reach.
+#[test]
+fn others() {
+    if !possible("others") {
+        return;
+    }
+    let dir = TempDir::new();
+    let mut injector = users_injector(&dir);
+    let holder = Target::user(UID, &["holder", &format!("{:x}", USER | NET)]);
+    for mut target in [Target::user(OTHER, &["idle", "2"]), Target::new(&["idle", "2"])] {
+        let error = injector.inject(Whom::Process(target.pid()), &setns(holder.pid(), holder.pid(), NET), DEADLINE).expect_err("not ours");
+        assert_eq!(error, InjectError::NotPermitted { tid: target.pid() });
+        target.untouched();
+        target.alive();
+    }
+}
+
+/// Filters cannot be suspended by a user, and could kill: refused before anything is changed.
+#[test]
+fn filters() {
+    if !possible("filters") {
+        return;
+    }
+    let dir = TempDir::new();
+    let mut injector = users_injector(&dir);
+    let holder = Target::user(UID, &["holder", &format!("{:x}", USER | NET)]);
+    let mut target = Target::user(UID, &["filtered"]);
+    let error =
+        injector.inject(Whom::Process(target.pid()), &setns(holder.pid(), holder.pid(), USER | NET), DEADLINE).expect_err("filters");
+    assert_eq!(error, InjectError::Seccomp { tid: target.pid() });
+    target.alive();
+    target.untouched();
+}
