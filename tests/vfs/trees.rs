@@ -74,7 +74,7 @@ pub(crate) fn on_kernel_root(check: fn(&Path)) {
 /// Runs `check` on the top of a mount of ours.
 pub(crate) fn on_ours_root(check: fn(&Path)) {
     if !lacks_root() {
-        let mount = Mount::new();
+        let mount = Mount::with_options("cpuset");
         check(mount.dir());
         has_no_complaints(&mount);
     }
