@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::options::OptionError;
 
-/// The exit codes of mount(8) and umount(8), as both programs use them.
+/// The exit codes of mount(8) and umount(8), as both programs use them, and those of env(1) for `cgfuse exec`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
@@ -25,12 +25,20 @@ pub enum Exit {
     Failure = 32,
     /// mount(8)'s "some succeeded"; never used, one call is one mount.
     Partial = 64,
+    /// `exec` failed before its command was started.
+    Exec = 125,
+    /// The command of `exec` was found but cannot be executed.
+    NotExecutable = 126,
+    /// The command of `exec` was not found.
+    NotFound = 127,
 }
 
 impl Exit {
-    /// All codes, for the help text and the tests.
+    /// The codes of mount(8), for the help text and the tests.
     pub const ALL: [Exit; 8] =
         [Exit::Success, Exit::Usage, Exit::System, Exit::Internal, Exit::Interrupted, Exit::Mtab, Exit::Failure, Exit::Partial];
+    /// The codes of env(1), which leave the others to the command.
+    pub const EXEC: [Exit; 3] = [Exit::Exec, Exit::NotExecutable, Exit::NotFound];
 
     /// The number the shell sees.
     pub fn code(self) -> u8 {
@@ -52,6 +60,9 @@ impl Exit {
             Exit::Mtab => "(mount(8): trouble with /etc/mtab; never used here)",
             Exit::Failure => "mounting or unmounting failed",
             Exit::Partial => "(mount(8): some mounts succeeded; never used here)",
+            Exit::Exec => "cgfuse itself failed: wrong invocation, no such group, the group does not take the process",
+            Exit::NotExecutable => "the command is there but cannot be executed",
+            Exit::NotFound => "the command is not found",
         }
     }
 }
@@ -66,6 +77,12 @@ impl From<Exit> for ExitCode {
 pub fn help() -> String {
     let lines = Exit::ALL.map(|exit| format!("  {:<3} {}\n", exit.code(), exit.help()));
     format!("Exit codes:\n{}", lines.concat())
+}
+
+/// The exit codes of `cgfuse exec` as a help text.
+pub fn help_of_exec() -> String {
+    let lines = Exit::EXEC.map(|exit| format!("  {:<3} {}\n", exit.code(), exit.help()));
+    format!("Exit codes:\n{}  else the command's own; a signal that ends the command ends cgfuse too\n", lines.concat())
 }
 
 /// Why a command failed: what a person reads, and what a script reads.

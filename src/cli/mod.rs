@@ -12,6 +12,7 @@ use exit::{Exit, Failure};
 use mount::Request;
 
 pub mod daemon;
+pub mod exec;
 pub mod exit;
 pub mod logging;
 pub mod mount;
@@ -26,6 +27,7 @@ Examples:
   echo 0-1 > /cg/web/cpuset.cpus             with these CPUs
   echo 0 > /cg/web/cpuset.mems               and this memory node
   echo $$ > /cg/web/tasks                    and the shell in it
+  cgfuse exec /cg/web -- make -j2            a command in it
   cgfuse umount /cg
 
   cgfuse mount -o uid=anna,mode=755 /cg      anna may make groups
@@ -46,6 +48,8 @@ enum Verb {
     /// Unmount a hierarchy
     #[command(after_long_help = exit::help())]
     Umount(UmountArgs),
+    /// Run a command as a member of a group
+    Exec(exec::ExecArgs),
 }
 
 #[derive(Debug, Args)]
@@ -112,7 +116,9 @@ struct MountHelper {
 
 /// The program `cgfuse`.
 pub fn cgfuse(args: impl IntoIterator<Item = OsString>) -> Exit {
-    run("cgfuse", args, |cgfuse: Cgfuse| match cgfuse.command {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let is_exec = args.get(1).is_some_and(|verb| verb == "exec");
+    let exit = run("cgfuse", args, |cgfuse: Cgfuse| match cgfuse.command {
         Verb::Mount(args) => mount::run(&Request {
             spec: args.spec,
             dir: args.dir,
@@ -125,7 +131,10 @@ pub fn cgfuse(args: impl IntoIterator<Item = OsString>) -> Exit {
             let urgency = if args.lazy { umount::Urgency::Lazy } else { umount::Urgency::Wait };
             umount::run(&args.dir, urgency)
         }
-    })
+        Verb::Exec(args) => match exec::run(&args)? {},
+    });
+    // The other codes are the command's.
+    if is_exec && exit != Exit::Success && !Exit::EXEC.contains(&exit) { Exit::Exec } else { exit }
 }
 
 /// The program `mount.cgfuse`.
@@ -186,7 +195,7 @@ mod tests {
     fn mount_args(args: &[&str]) -> MountArgs {
         match Cgfuse::try_parse_from([&["cgfuse", "mount"], args].concat()).unwrap().command {
             Verb::Mount(args) => args,
-            Verb::Umount(_) => unreachable!(),
+            Verb::Umount(_) | Verb::Exec(_) => unreachable!(),
         }
     }
 

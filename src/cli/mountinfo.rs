@@ -44,9 +44,14 @@ pub struct Place {
 pub fn locate(path: &Path) -> io::Result<Place> {
     let end = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
     let path = fs::read_link(format!("/proc/self/fd/{}", end.as_raw_fd()))?;
-    let id = mount_id(&fs::read_to_string(format!("/proc/self/fdinfo/{}", end.as_raw_fd()))?)?;
-    let mount = list()?.into_iter().find(|mount| mount.id == id && mount.point == path);
+    let mount = mount_of(&end)?.filter(|mount| mount.point == path);
     Ok(Place { path, mount })
+}
+
+/// The mount that an open file is on; `None` if it is not in this mount namespace.
+pub fn mount_of(file: &impl AsRawFd) -> io::Result<Option<Mount>> {
+    let id = mount_id(&fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?)?;
+    Ok(list()?.into_iter().find(|mount| mount.id == id))
 }
 
 fn mount_id(fdinfo: &str) -> io::Result<u64> {

@@ -7,6 +7,7 @@
 pub mod bpf;
 pub mod connector;
 pub mod fd;
+pub mod handover;
 pub mod linux;
 pub mod nsfs;
 pub mod perf;
