@@ -122,7 +122,7 @@ impl Helper {
         let report = |threads| Report {
             threads,
             skipped: tracees.skipped,
-            stopped_ns: tracees.since.elapsed().as_nanos() as u64,
+            stopped_ns: tracees.since.map_or(0, |since| since.elapsed().as_nanos() as u64),
             total_ns: start.elapsed().as_nanos() as u64,
         };
         (result.map(report), free)

@@ -181,7 +181,7 @@ impl Process {
                 match phase {
                     // It waits for an execve(2), or is stopped itself.
                     Ok(_) => return (Err(InjectError::Unsettled { tid: request.target.tid() }), false),
-                    Err(_) if Instant::now() < end + PATIENCE && !self.readable(end + PATIENCE) => {
+                    Err(_) if !self.readable(end + PATIENCE) => {
                         return (Err(InjectError::Died { modified: true }), false);
                     }
                     Err(_) => end = Instant::now() + helper::GRACE,

@@ -2,6 +2,7 @@
 
 use crate::sys::Tid;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 /// PF_KTHREAD.
@@ -14,6 +15,8 @@ const WORKER: u32 = 0x10 | 0x4000;
 pub(super) struct Stat {
     pub(super) state: char,
     flags: u32,
+    /// How many its process has.
+    pub(super) threads: usize,
     /// The CPU it ran on last.
     pub(super) cpu: usize,
     policy: i32,
@@ -46,9 +49,18 @@ pub(super) fn stat(tgid: Tid, tid: Tid) -> Option<Stat> {
     let mut fields = text.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     let flags = fields.nth(5)?.parse().ok()?;
-    let cpu = fields.nth(29)?.parse().ok()?;
+    let threads = fields.nth(10)?.parse().ok()?;
+    let cpu = fields.nth(18)?.parse().ok()?;
     let policy = fields.nth(1)?.parse().ok()?;
-    Some(Stat { state, flags, cpu, policy })
+    Some(Stat { state, flags, threads, cpu, policy })
+}
+
+/// Whether a thread has ended, for certain: a failure to look does not say so.
+pub(super) fn has_ended(tgid: Tid, tid: Tid) -> bool {
+    match stat(tgid, tid) {
+        Some(stat) => stat.is_dead(),
+        None => std::fs::symlink_metadata(format!("/proc/{tgid}/task/{tid}")).is_err_and(|error| error.kind() == ErrorKind::NotFound),
+    }
 }
 
 /// The threads of the process that `tid` is a thread of; empty when it is gone.

@@ -35,7 +35,7 @@ pub(super) struct Tracees {
     pub(super) skipped: usize,
     suspend_seccomp: bool,
     /// When the first was asked to stop.
-    pub(super) since: Instant,
+    pub(super) since: Option<Instant>,
 }
 
 impl Tracees {
@@ -50,7 +50,7 @@ impl Tracees {
             index: FxHashMap::default(),
             skipped: 0,
             suspend_seccomp: true,
-            since: Instant::now(),
+            since: None,
         })
     }
 
@@ -71,8 +71,14 @@ impl Tracees {
                 Target::Process(_) => proc::threads(self.tgid),
                 Target::Thread(tid) => vec![tid],
             };
+            // The kernel ends the list early at a thread that is reaped meanwhile.
+            let complete = match target {
+                Target::Process(_) => proc::stat(self.tgid, self.tgid).is_none_or(|stat| stat.threads == listed.len()),
+                Target::Thread(_) => true,
+            };
             self.skipped = 0;
             let mut new = 0;
+            let known = self.tids.len();
             for tid in listed {
                 // A number that is gone may be used again: by a new thread, or by one that has executed a program.
                 let known = self.index.get(&tid).is_some_and(|i| self.states[*i] != State::Gone);
@@ -80,10 +86,12 @@ impl Tracees {
                     new += 1;
                 }
             }
+            // Not before: a thread that is refused ends the pass without having disturbed those before it.
+            self.interrupt_from(known);
             if let Some(interrupted) = interrupted.take() {
                 interrupted();
             }
-            if new == 0 && self.all_hold() {
+            if new == 0 && complete && self.all_hold() {
                 break;
             }
             self.wait_stopped(deadline)?;
@@ -104,9 +112,30 @@ impl Tracees {
         lost.is_empty()
     }
 
-    /// Whether there is something to wait for: a new tracee. Dead threads and workers that may stay behind are none.
+    /// Asks those to stop that have been added since there were `known`.
+    fn interrupt_from(&mut self, known: usize) {
+        for i in known..self.tids.len() {
+            if self.is_running(i) {
+                if self.since.is_none() {
+                    self.since = Some(Instant::now());
+                }
+                // If it has ended meanwhile, an event will tell.
+                let _ = ptrace::interrupt(self.tids[i]);
+            }
+        }
+    }
+
+    /// Whether a thread's death is news. It may have created another after the threads were listed, so they have to be listed again.
+    fn is_dead(&mut self, tid: Tid) -> bool {
+        let news = !self.index.contains_key(&tid);
+        self.add(tid, State::Gone);
+        news
+    }
+
+    /// Whether there is a reason for another pass: a new tracee, or one that has died before it could be one. Workers that may stay behind are
+    /// none.
     fn seize(&mut self, tid: Tid, skip_io_workers: bool) -> Result<bool, InjectError> {
-        let Some(stat) = proc::stat(self.tgid, tid).filter(|stat| !stat.is_dead()) else { return Ok(false) };
+        let Some(stat) = proc::stat(self.tgid, tid).filter(|stat| !stat.is_dead()) else { return Ok(self.is_dead(tid)) };
         if stat.is_kernel_thread() {
             return Err(InjectError::KernelThread { tid });
         }
@@ -116,7 +145,7 @@ impl Tracees {
         }
         match self.ticks.seize(tid, self.options()) {
             Ok(()) => {}
-            Err(Errno::ESRCH) => return Ok(false),
+            Err(Errno::ESRCH) => return Ok(self.is_dead(tid)),
             // EINVAL: the kernel has no such option. EPERM: it needs CAP_SYS_ADMIN, or there is another reason.
             Err(Errno::EPERM | Errno::EINVAL) if self.suspend_seccomp => {
                 self.suspend_seccomp = false;
@@ -128,13 +157,17 @@ impl Tracees {
             }
             Err(errno) => return self.refused(tid, errno),
         }
-        if self.tids.is_empty() {
-            self.since = Instant::now();
+        self.seized(tid);
+        Ok(true)
+    }
+
+    /// Notes a new tracee, which is to be asked to stop.
+    fn seized(&mut self, tid: Tid) {
+        // A number that was gone: at the end of the list again, where those are that are to be asked.
+        if let Some(i) = self.index.remove(&tid) {
+            self.tids[i] = 0;
         }
         self.add(tid, State::Running);
-        // If it has ended meanwhile, an event will tell.
-        let _ = ptrace::interrupt(tid);
-        Ok(true)
     }
 
     fn options(&self) -> usize {
@@ -144,11 +177,10 @@ impl Tracees {
     /// Why a thread could not be seized, unless it is dead, or a tracee already.
     fn refused(&mut self, tid: Tid, errno: Errno) -> Result<bool, InjectError> {
         match (errno, proc::tracer(tid), proc::stat(self.tgid, tid)) {
-            (Errno::ESRCH, _, _) => Ok(false),
+            (Errno::ESRCH, _, _) => Ok(self.is_dead(tid)),
             // It has executed a program and goes on under this number.
             (Errno::EPERM, Some(tracer), _) if tracer == getpid().as_raw() => {
-                self.add(tid, State::Running);
-                let _ = ptrace::interrupt(tid);
+                self.seized(tid);
                 Ok(true)
             }
             (Errno::EPERM, Some(tracer), _) => Err(InjectError::Traced { tid, tracer }),
@@ -157,7 +189,7 @@ impl Tracees {
                 Err(Errno::EPERM) => Err(InjectError::NotPermitted { tid }),
                 _ => Ok(true),
             },
-            (Errno::EPERM, None, _) => Ok(false),
+            (Errno::EPERM, None, _) => Ok(self.is_dead(tid)),
             _ => Err(InjectError::System(errno)),
         }
     }
@@ -170,6 +202,9 @@ impl Tracees {
             self.states.push(state);
         }
         self.states[i] = state;
+        if state != State::Gone {
+            self.ticks.lives(tid);
+        }
         i
     }
 
@@ -206,15 +241,13 @@ impl Tracees {
                 continue;
             }
             match self.wait(i) {
-                Some((other, Event::Signal(signal))) => {
-                    // Any stop ends the request for one. It takes the signal, then stops as asked again.
-                    let _ = ptrace::interrupt(self.tids[other]);
-                    let _ = ptrace::resume(self.tids[other], signal);
-                    self.states[other] = State::Running;
-                    i = i.min(other);
-                }
-                Some(_) => {}
+                Some((other, event)) => i = if self.takes(other, event) { i.min(other) } else { i },
                 None if Instant::now() >= deadline && self.is_running(i) => {
+                    // Who has stopped is to be known: calls that it has ended are mended, a writer is told.
+                    while let Ok(Some((tid, event))) = ptrace::poll() {
+                        let (other, event) = self.happened(tid, event);
+                        self.takes(other, event);
+                    }
                     let tid = self.tids[i];
                     return Err(InjectError::NotStopping { tid, state: proc::stat(self.tgid, tid).map_or('?', |stat| stat.state) });
                 }
@@ -222,6 +255,15 @@ impl Tracees {
             }
         }
         Ok(())
+    }
+
+    /// Whether it was a signal that the thread stopped for. Any stop ends the request for one: it takes the signal, then stops as asked again.
+    fn takes(&mut self, i: usize, event: Event) -> bool {
+        let Event::Signal(signal) = event else { return false };
+        let _ = ptrace::interrupt(self.tids[i]);
+        let _ = ptrace::resume(self.tids[i], signal);
+        self.states[i] = State::Running;
+        true
     }
 
     /// Waits for a running thread's next event. It returns from time to time: with another thread's event, or with none. Their
@@ -257,9 +299,7 @@ impl Tracees {
     fn look_for_the_dead(&mut self) {
         for i in 0..self.tids.len() {
             let tid = self.tids[i];
-            if self.states[i] == State::Running
-                && (self.ticks.has_reaped(tid) || proc::stat(self.tgid, tid).is_none_or(|stat| stat.is_dead()))
-            {
+            if self.states[i] == State::Running && (self.ticks.has_reaped(tid) || proc::has_ended(self.tgid, tid)) {
                 self.states[i] = State::Gone;
             }
         }

@@ -11,6 +11,8 @@ const RESTART_NOHAND: i64 = -514;
 const RESTART_BLOCK: i64 = -516;
 const EINTR: i64 = -4;
 
+/// With it io_uring_enter(2) may have a time limit.
+const IORING_ENTER_EXT_ARG: u64 = 8;
 const DIRECTION: u64 = 0x400;
 const OVERFLOW: u64 = 0x800;
 const TRAP: u64 = 0x100;
@@ -126,7 +128,7 @@ fn result(regs: &Regs, abi: Abi) -> i64 {
 }
 
 /// Whether a call that EINTR ended had no time limit: epoll_wait, epoll_pwait and epoll_pwait2, semop and semtimedop, rt_sigtimedwait,
-/// io_getevents.
+/// io_getevents, io_uring_enter.
 fn repeats(regs: &Regs, abi: Abi) -> bool {
     match abi {
         Abi::Long => match regs.orig_rax {
@@ -135,6 +137,7 @@ fn repeats(regs: &Regs, abi: Abi) -> bool {
             65 => true,
             128 => regs.rdx == 0,
             208 => regs.r8 == 0,
+            426 => regs.r10 & IORING_ENTER_EXT_ARG == 0,
             _ => false,
         },
         Abi::Compat => match regs.orig_rax as u32 {
@@ -144,6 +147,7 @@ fn repeats(regs: &Regs, abi: Abi) -> bool {
             117 => regs.rbx as u16 == 1 || (regs.rbx as u16 == 4 && regs.rbp as u32 == 0),
             177 | 421 => regs.rdx as u32 == 0,
             247 => regs.rdi as u32 == 0,
+            426 => regs.rsi & IORING_ENTER_EXT_ARG == 0,
             _ => false,
         },
     }

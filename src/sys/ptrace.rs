@@ -305,6 +305,8 @@ const MAX_WATCHED: usize = 1 << 16;
 /// Traced threads; negative: reaped by the handler.
 static WATCHED: [AtomicI32; MAX_WATCHED] = [const { AtomicI32::new(0) }; MAX_WATCHED];
 static WATCHED_LEN: AtomicUsize = AtomicUsize::new(0);
+/// How many of them were reaped by the handler.
+static REAPED: AtomicUsize = AtomicUsize::new(0);
 static SEIZING: AtomicBool = AtomicBool::new(false);
 
 /// A timer that interrupts what blocks (SIGALRM), and the way out of a deadlock with execve(2).
@@ -326,6 +328,7 @@ impl Ticks {
             return Err(io::Error::last_os_error());
         }
         WATCHED_LEN.store(0, Ordering::SeqCst);
+        REAPED.store(0, Ordering::SeqCst);
         set_timer(period)?;
         Ok(Self(()))
     }
@@ -345,8 +348,17 @@ impl Ticks {
 
     /// Whether the handler has reaped that thread.
     pub fn has_reaped(&self, tid: Tid) -> bool {
-        let watched = &WATCHED[..WATCHED_LEN.load(Ordering::SeqCst)];
-        watched.iter().any(|entry| entry.load(Ordering::SeqCst) == -tid)
+        self.reaped(tid).next().is_some()
+    }
+
+    /// A thread has the number of one that was reaped: execve(2) gives it the leader's.
+    pub fn lives(&self, tid: Tid) {
+        self.reaped(tid).for_each(|entry| entry.store(tid, Ordering::SeqCst));
+    }
+
+    fn reaped(&self, tid: Tid) -> impl Iterator<Item = &'static AtomicI32> {
+        let len = if REAPED.load(Ordering::SeqCst) == 0 { 0 } else { WATCHED_LEN.load(Ordering::SeqCst) };
+        WATCHED[..len].iter().filter(move |entry| entry.load(Ordering::SeqCst) == -tid)
     }
 }
 
@@ -378,6 +390,7 @@ extern "C" fn on_tick(_: i32) {
         let dead = tid > 0 && wait_for_exit(tid, libc::WNOWAIT).is_some_and(|code| code != libc::CLD_TRAPPED && code != libc::CLD_STOPPED);
         if dead && wait_for_exit(tid, 0).is_some() {
             entry.store(-tid, Ordering::SeqCst);
+            REAPED.fetch_add(1, Ordering::SeqCst);
         }
     }
     errno.set();

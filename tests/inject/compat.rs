@@ -1,13 +1,12 @@
 //! 32-bit processes under a 64-bit injector.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use cgfuse::inject::{Arg, Namespace, Plan, Syscall, Target as Whom};
 
 use super::calls::all_calls;
-use super::signals::until_it_speaks;
-use super::target::{DEADLINE, NET, Target, UTS, call, file, holder, injector, program32, report, rounds};
+use super::signals::ordered;
+use super::target::{DEADLINE, NET, Target, UTS, call, file, holder, injector, program32};
 use crate::common::{TempDir, is_root, skipped};
 
 macro_rules! program {
@@ -51,9 +50,5 @@ fn threads_and_arguments() {
 #[test]
 fn signals_in_order() {
     let program = program!("compat::signals_in_order");
-    let n = rounds(20_000) / 16 * 16;
-    let mut target = Target::with(program, &["signals", &n.to_string()], |_| {});
-    let (said, moves) = until_it_speaks(&mut target, &mut injector(), Duration::ZERO);
-    report("compat::signals_in_order", &format!("{moves} injections, {said:?}"));
-    assert_eq!((said.result, said.micros, said.extra), (n as i64, 0, 0), "received, out of order, spurious EINTR");
+    ordered("compat::signals_in_order", program, 1500);
 }

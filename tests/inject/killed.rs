@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
 use cgfuse::inject::{InjectError, Namespace, Plan, Syscall, Target as Whom};
@@ -12,7 +13,7 @@ use nix::unistd::Pid;
 use super::target::{DEADLINE, Target, UTS, call, file, holder, injector, program, program32, report, rounds, setns};
 use crate::common::{is_root, skipped, spawn, state, wait_until};
 
-/// Ends the one who kills, also when a check fails.
+/// Ends another thread of a test, also when a check fails.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -32,19 +33,20 @@ fn kill_at_random(test: &str, target: &mut Target, plans: [Plan; 2], mut check: 
         injector.inject(Whom::Process(target.pid()), plan, DEADLINE).expect("moved");
     }
     let usual = start.elapsed().as_micros() as u64 / 10;
-    let victim = AtomicI32::new(0);
+    // The next one to be killed; taken back when it is.
+    let (victim, (victims, next)) = (AtomicI32::new(0), mpsc::channel());
     let (stop, kills) = (AtomicBool::new(false), AtomicUsize::new(0));
     let wanted = rounds(900);
     let (mut moves, mut before, mut amid, mut no_room) = (0, 0, 0, 0);
     std::thread::scope(|scope| {
         let _stop = Stop(&stop);
+        // Until there are no more.
+        let victims = victims;
         scope.spawn(|| {
             let mut random = seed;
-            while !stop.load(Ordering::SeqCst) {
-                let pid = victim.load(Ordering::SeqCst);
-                if pid == 0 {
-                    std::thread::yield_now();
-                    continue;
+            for pid in next {
+                if stop.load(Ordering::SeqCst) {
+                    break;
                 }
                 random ^= random << 13;
                 random ^= random >> 7;
@@ -60,7 +62,10 @@ fn kill_at_random(test: &str, target: &mut Target, plans: [Plan; 2], mut check: 
         });
         while kills.load(Ordering::SeqCst) < wanted {
             injector.start().expect("starts");
-            victim.store(injector.pid().expect("a process"), Ordering::SeqCst);
+            let pid = injector.pid().expect("a process");
+            if victim.swap(pid, Ordering::SeqCst) != pid {
+                victims.send(pid).expect("the killer waits");
+            }
             match injector.inject(Whom::Process(target.pid()), &plans[moves % 2], DEADLINE) {
                 Ok(_) => moves += 1,
                 Err(InjectError::Died { modified }) => {

@@ -1,18 +1,22 @@
 //! What is delicate: signals in order, registers, restartable sequences, syscall user dispatch, stacks without room, stopped processes.
 
+use std::path::Path;
 use std::time::Duration;
 
-use cgfuse::inject::{InjectError, Injector, Namespace, Target as Whom};
+use cgfuse::inject::{Descriptor, InjectError, Namespace, Plan, Syscall, Target as Whom};
 use nix::sys::signal::Signal;
 
-use super::target::{DEADLINE, Said, Target, UTS, holder, injector, report, rounds, setns};
+use super::target::{DEADLINE, NET, Said, Target, UTS, call, file, holder, injector, program, report, rounds, setns};
 use crate::common::{is_root, skipped, state, wait_until};
 
-/// Moves it to and fro until it says something; how often.
-pub(super) fn until_it_speaks(target: &mut Target, injector: &mut Injector, pause: Duration) -> (Said, usize) {
-    let homes = [holder(UTS), holder(UTS)];
+/// Moves it to and fro until it says something, which it is told to after so many times; how often.
+fn until_told(target: &mut Target, times: usize, pause: Duration) -> (Said, usize) {
+    let (injector, homes) = (&mut injector(), [holder(UTS), holder(UTS)]);
     let mut moves = 0;
     while !target.has_said() {
+        if moves == times {
+            target.send();
+        }
         let home = homes[moves % 2].pid();
         match injector.inject(Whom::Process(target.pid()), &setns(home, home, UTS), DEADLINE) {
             Ok(_) => moves += 1,
@@ -31,12 +35,16 @@ fn signals_in_order() {
     if !is_root() {
         return skipped("signals_in_order", "not root");
     }
-    let n = rounds(60_000) / 16 * 16;
-    let mut target = Target::new(&["signals", &n.to_string()]);
-    let (said, moves) = until_it_speaks(&mut target, &mut injector(), Duration::ZERO);
-    report("signals_in_order", &format!("{moves} injections, {} of {n} signals, {said:?}", said.result));
-    assert_eq!((said.result, said.micros, said.extra), (n as i64, 0, 0), "received, out of order, spurious EINTR");
-    assert!(moves > 10);
+    ordered("signals_in_order", program(), 4500);
+}
+
+/// What is sent arrives, in order, and nothing else is noticed.
+pub(super) fn ordered(test: &str, program: &Path, times: usize) {
+    let mut target = Target::with(program, &["signals", "2000000000"], |_| {});
+    let (said, moves) = until_told(&mut target, rounds(times), Duration::ZERO);
+    report(test, &format!("{moves} injections, {} signals, {} out of order, {} lost or EINTR", said.result, said.micros, said.extra));
+    assert!(said.result > 0);
+    assert_eq!((said.micros, said.extra), (0, 0), "out of order, lost or spurious EINTR");
 }
 
 #[test]
@@ -44,11 +52,10 @@ fn registers() {
     if !is_root() || cfg!(not(target_arch = "x86_64")) {
         return skipped("registers", "not root, or not x86-64");
     }
-    let mut target = Target::new(&["registers", &rounds(6).to_string()]);
-    let (said, moves) = until_it_speaks(&mut target, &mut injector(), Duration::ZERO);
+    let mut target = Target::new(&["registers", "3600"]);
+    let (said, moves) = until_told(&mut target, rounds(15_000), Duration::ZERO);
     report("registers", &format!("{moves} injections, {} checks, {} wrong", said.result, said.extra));
     assert_eq!(said.extra, 0);
-    assert!(moves > 100);
 }
 
 #[test]
@@ -56,12 +63,11 @@ fn restartable_sequences() {
     if !is_root() || cfg!(not(target_arch = "x86_64")) {
         return skipped("restartable_sequences", "not root, or not x86-64");
     }
-    let mut target = Target::new(&["rseq", &rounds(6).to_string()]);
-    let (said, moves) = until_it_speaks(&mut target, &mut injector(), Duration::ZERO);
+    let mut target = Target::new(&["rseq", "3600"]);
+    let (said, moves) = until_told(&mut target, rounds(15_000), Duration::ZERO);
     let figures = format!("{moves} injections, {} sequences, {} aborted, {} violated", said.result, said.micros, said.extra);
     report("restartable_sequences", &figures);
     assert_eq!(said.extra, 0);
-    assert!(moves > 100);
 }
 
 #[test]
@@ -69,11 +75,46 @@ fn syscall_user_dispatch() {
     if !is_root() {
         return skipped("syscall_user_dispatch", "not root");
     }
-    let mut target = Target::new(&["dispatch", &rounds(6).to_string()]);
-    let (said, moves) = until_it_speaks(&mut target, &mut injector(), Duration::from_micros(300));
+    let mut target = Target::new(&["dispatch", "3600"]);
+    let (said, moves) = until_told(&mut target, rounds(4500), Duration::from_micros(300));
     report("syscall_user_dispatch", &format!("{moves} injections, {} calls, {} not dispatched", said.result, said.extra));
     assert_eq!(said.extra, 0);
-    assert!(moves > 100);
+}
+
+/// A plan with everything: memory, descriptors of both ways, a step that fails, its undoing. Every call of the target's own is dispatched
+/// all the same.
+#[test]
+fn syscall_user_dispatch_of_long_plans() {
+    if !is_root() {
+        return skipped("syscall_user_dispatch_of_long_plans", "not root");
+    }
+    let (there, home) = (holder(UTS | NET), Target::new(&["idle", "1"]));
+    let mut target = Target::new(&["dispatch", "3600"]);
+    let mut injector = injector();
+    let n = rounds(600);
+    for round in 0..n {
+        let mut plan = Plan::default();
+        let (net, uts) = (plan.fd(file(format!("/proc/{}/ns/net", there.pid()))), plan.fd(Descriptor::Pidfd(there.pid())));
+        let (home_net, home_uts) = (plan.fd(file(format!("/proc/{}/ns/net", home.pid()))), plan.fd(Descriptor::Pidfd(home.pid())));
+        plan.step(call(Syscall::Setns, [net, 0.into()]), vec![call(Syscall::Setns, [home_net, 0.into()])]);
+        plan.step(call(Syscall::Setns, [uts, UTS.into()]), vec![call(Syscall::Setns, [home_uts, UTS.into()])]);
+        let path = plan.data(if round % 2 == 0 { &b"/\0"[..] } else { b"/dev/null\0" });
+        plan.step(call(Syscall::Chdir, [path]), vec![]);
+        let result = injector.inject(Whom::Process(target.pid()), &plan, DEADLINE);
+        let at = if round % 2 == 0 { &there } else { &home };
+        assert_eq!(result.is_ok(), round % 2 == 0, "{result:?}");
+        for kind in [Namespace::Net, Namespace::Uts] {
+            assert_eq!(target.namespace(kind), at.namespace(kind));
+        }
+        // Each time from home.
+        if round % 2 == 0 {
+            injector.inject(Whom::Process(target.pid()), &setns(home.pid(), home.pid(), UTS | NET), DEADLINE).expect("back");
+        }
+    }
+    target.send();
+    let said = target.said();
+    report("syscall_user_dispatch_of_long_plans", &format!("{n} plans, {} calls, {} not dispatched", said.result, said.extra));
+    assert_eq!(said.extra, 0);
 }
 
 /// Not a byte of the target's stack is written.
@@ -82,8 +123,8 @@ fn stacks_without_room() {
     if !is_root() || cfg!(not(target_arch = "x86_64")) {
         return skipped("stacks_without_room", "not root, or not x86-64");
     }
-    let mut target = Target::new(&["tight-stack", &rounds(3).to_string()]);
-    let (said, moves) = until_it_speaks(&mut target, &mut injector(), Duration::ZERO);
+    let mut target = Target::new(&["tight-stack", "3600"]);
+    let (said, moves) = until_told(&mut target, rounds(7500), Duration::ZERO);
     assert_eq!(said.extra, 0, "{moves} injections");
 }
 

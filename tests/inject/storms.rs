@@ -52,6 +52,36 @@ fn threads_come_and_go() {
     }
 }
 
+/// Threads that are replaced all the time: those that are listed are gone when they are to be stopped, and have successors.
+#[test]
+fn threads_replace_themselves() {
+    if !is_root() {
+        return skipped("threads_replace_themselves", "not root");
+    }
+    for n in ["1", "3"] {
+        let mut target = Target::new(&["chain", n]);
+        let homes = [holder(UTS), holder(UTS)];
+        let mut injector = injector();
+        let (mut moves, mut unsettled) = (0, 0);
+        while moves < rounds(9000) {
+            let home = &homes[moves % 2];
+            match injector.inject(Whom::Process(target.pid()), &setns(home.pid(), home.pid(), UTS), DEADLINE) {
+                Ok(_) => moves += 1,
+                Err(InjectError::Unsettled { .. }) if unsettled < 10 => {
+                    unsettled += 1;
+                    continue;
+                }
+                Err(error) => panic!("after {moves} moves: {error}"),
+            }
+            let there: BTreeSet<u64> = target.tids().into_iter().filter_map(|tid| uts(target.pid(), tid)).collect();
+            assert_eq!(there, BTreeSet::from([home.namespace(Namespace::Uts)]), "after {moves} moves");
+        }
+        let links = target.alive();
+        report("threads_replace_themselves", &format!("{n} chains of {links} threads: {moves} injections, {unsettled} given up"));
+        target.untouched();
+    }
+}
+
 fn uts(pid: i32, tid: i32) -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata(format!("/proc/{pid}/task/{tid}/ns/uts")).ok().map(|meta| meta.ino())

@@ -245,6 +245,33 @@ static void set_timerfd(void)
 	timerfd_settime(shared->fd[0], 0, &t, NULL);
 }
 
+/* A ring with a read of the pipe under way. The syscall numbers are the same for 64 and 32 bits. */
+static void set_ring(void)
+{
+	struct { uint32_t sq, cq, flags, cpu, idle, features, wq, resv[3]; uint32_t sq_off[10], cq_off[10]; } p = { 0 };
+	char *ring, *entries;
+	static char into[8];
+
+	set_pipe();
+	shared->other = syscall(425, 4, &p);
+	if (shared->other < 0)
+		die("io_uring_setup");
+	ring = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, shared->other, 0);
+	entries = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, shared->other, 0x10000000);
+	if (ring == MAP_FAILED || entries == MAP_FAILED)
+		die("mmap");
+	/* IORING_OP_READ; opcode, descriptor, address, length. */
+	entries[0] = 22;
+	*(int *)(entries + 4) = shared->fd[0];
+	*(uint64_t *)(entries + 16) = (uintptr_t)into;
+	*(uint32_t *)(entries + 24) = sizeof(into);
+	/* sq_off: head, tail, ring_mask, ring_entries, flags, dropped, array. */
+	*(uint32_t *)(ring + p.sq_off[6]) = 0;
+	*(volatile uint32_t *)(ring + p.sq_off[1]) = 1;
+	if (syscall(426, shared->other, 1, 0, 0, NULL, 0) != 1)
+		die("io_uring_enter");
+}
+
 /* The calls. */
 static char buf[4096];
 static long c_pause(void) { return pause(); }
@@ -284,6 +311,8 @@ static long c_sigwaitinfo(void) { sigset_t s; siginfo_t i; blocked(&s); return s
 static long c_sigtimedwait(void) { sigset_t s; siginfo_t i; blocked(&s); return sigtimedwait(&s, &i, in(MS)); }
 static long c_epoll(void) { struct epoll_event e; return epoll_wait(shared->other, &e, 1, -1); }
 static long c_epoll_fin(void) { struct epoll_event e; return epoll_wait(shared->other, &e, 1, MS); }
+/* IORING_ENTER_GETEVENTS */
+static long c_ring(void) { return syscall(426, shared->other, 0, 1, 1, NULL, 0); }
 static long c_semop(void) { struct sembuf b = { 0, -1, 0 }; long r = semop(shared->id, &b, 1); int e = errno; semctl(shared->id, 0, IPC_RMID); errno = e; return r; }
 static long c_msgrcv(void) { struct { long type; char text[4]; } m; long r = msgrcv(shared->id, &m, 4, 0, 0); int e = errno; msgctl(shared->id, IPC_RMID, NULL); errno = e; return r; }
 static long c_flock(void) { return flock(shared->fd[0], LOCK_EX); }
@@ -330,6 +359,7 @@ static const struct call {
 	{ "sigtimedwait", NULL, c_sigtimedwait, NULL, NULL },
 	{ "epoll_wait-infinite", set_epoll, c_epoll, do_write, NULL },
 	{ "epoll_wait-finite", set_epoll, c_epoll_fin, NULL, NULL },
+	{ "io_uring_enter", set_ring, c_ring, do_write, NULL },
 	{ "semop", set_sem, c_semop, do_semop, NULL },
 	{ "msgrcv", set_msg, c_msgrcv, do_msgsnd, NULL },
 	{ "eventfd", set_eventfd, c_read, do_write, NULL },
@@ -492,6 +522,38 @@ static int alive(void)
 	return 0;
 }
 
+/* Each thread creates its successor and ends: who is listed may have been replaced. */
+static void *link_of_chain(void *arg)
+{
+	pthread_t t;
+
+	atomic_fetch_add(&shared->word, 1);
+	if (pthread_create(&t, arg, link_of_chain, arg))
+		die("pthread_create");
+	return NULL;
+}
+
+static void chain(int n)
+{
+	static pthread_attr_t attr;
+	pthread_t t;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, 65536);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	while (n-- > 0)
+		if (pthread_create(&t, &attr, link_of_chain, &attr))
+			die("pthread_create");
+}
+
+/* Whether it has been told to end. */
+static int told(void)
+{
+	struct pollfd p = { 0, POLLIN, 0 };
+
+	return poll(&p, 1, 0) != 0;
+}
+
 /* Signals in order. A child queues N of them with numbers, stops and continues us. */
 static volatile long last_value, bad_order, n_signals;
 
@@ -558,7 +620,7 @@ static int registers(long seconds)
 	long n = 0, bad = 0;
 
 	ready();
-	while (now_us() < end) {
+	while (now_us() < end && !told()) {
 		for (int i = 0; i < 1000; i++) {
 			unsigned long wrong = 0;
 
@@ -608,7 +670,7 @@ static int rseq(long seconds)
 	if (!__rseq_size)
 		die("no rseq");
 	ready();
-	while (now_us() < end) {
+	while (now_us() < end && !told()) {
 		unsigned long state = 0;
 
 		asm volatile(
@@ -812,7 +874,7 @@ static int tight_stack(long seconds)
 
 	memset(stack, 0x5a, 3 * page);
 	ready();
-	while (now_us() < end) {
+	while (now_us() < end && !told()) {
 #ifdef __x86_64__
 		unsigned long keep;
 
@@ -912,6 +974,10 @@ int main(int argc, char **argv)
 	}
 	if (!strcmp(mode, "busy")) {
 		threads(n, busy);
+		return alive();
+	}
+	if (!strcmp(mode, "chain")) {
+		chain(n);
 		return alive();
 	}
 	if (!strcmp(mode, "own-files")) {

@@ -2,10 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use cgfuse::inject::{InjectError, Injector, Namespace, Target as Whom};
+use cgfuse::inject::{Descriptor, InjectError, Injector, Namespace, Plan, Syscall, Target as Whom};
 use nix::errno::Errno;
 
-use super::target::{DEADLINE, IPC, NET, Target, UTS, program, setns};
+use super::target::{DEADLINE, IPC, MNT, NET, Target, UTS, call, program, setns};
 use crate::common::{TempDir, as_user, is_root, skipped, spawn};
 
 const USER: i32 = libc::CLONE_NEWUSER;
@@ -64,6 +64,67 @@ fn own_process() {
     let error = injector.inject(Whom::Process(target.pid()), &setns(holder.pid(), holder.pid(), flags), DEADLINE).expect_err("threads");
     assert!(matches!(error, InjectError::Call { step: 0, errno: Errno::EINVAL, .. }), "{error}");
     assert_eq!(target.namespaces(Namespace::Net), vec![net; 4]);
+    target.alive();
+    target.untouched();
+}
+
+/// A user namespace and what belongs to it in one step, directories in the next ones. When a later step fails the way back is barred, and the error says so.
+#[test]
+fn several_steps() {
+    if !possible("several_steps") {
+        return;
+    }
+    let dir = TempDir::new();
+    let mut injector = users_injector(&dir);
+    let flags = USER | NET | UTS | IPC | MNT;
+    let holder = Target::user(UID, &["holder", &format!("{flags:x}")]);
+    let other = Target::user(UID, &["idle", "1"]);
+    for fails in [false, true] {
+        let mut target = Target::user(UID, &["idle", "1"]);
+        let fds = || std::fs::read_dir(format!("/proc/{}/fd", target.pid())).expect("fds").count();
+        let (before, home) = (fds(), target.namespace(Namespace::User));
+        let mut plan = Plan::default();
+        let (there, back) = (plan.fd(Descriptor::Pidfd(holder.pid())), plan.fd(Descriptor::Pidfd(other.pid())));
+        let path = plan.data(if fails { &b"/dev/null\0"[..] } else { b"/dev\0" });
+        plan.step(call(Syscall::Setns, [there, flags.into()]), vec![call(Syscall::Setns, [back, (flags & !USER).into()])]);
+        plan.step(call(Syscall::Chroot, [path]), vec![]);
+        plan.expect = [Namespace::User, Namespace::Net, Namespace::Mnt].map(|kind| (kind, holder.namespace(kind))).to_vec();
+        let result = injector.inject(Whom::Process(target.pid()), &plan, DEADLINE);
+        assert_ne!(holder.namespace(Namespace::User), home);
+        for kind in [Namespace::User, Namespace::Net, Namespace::Uts, Namespace::Ipc, Namespace::Mnt] {
+            assert_eq!(target.namespace(kind), holder.namespace(kind), "{kind}: {result:?}");
+        }
+        match result {
+            Ok(_) => assert_eq!(std::fs::read_link(format!("/proc/{}/root", target.pid())).expect("root"), std::path::Path::new("/dev")),
+            Err(InjectError::NotUndone { cause, threads: 1, .. }) => {
+                assert!(matches!(*cause, InjectError::Call { step: 1, call: Syscall::Chroot, errno: Errno::ENOTDIR, .. }), "{cause}");
+            }
+            Err(error) => panic!("{error}"),
+        }
+        assert_eq!(fds(), before);
+        target.alive();
+        target.untouched();
+    }
+}
+
+/// Yama: only descendants may be traced (1), nobody but by root (2). Neither is a process of another parent.
+#[test]
+fn yama() {
+    let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
+    let Ok(scope) = scope else { return skipped("yama", "the kernel has no Yama (no /proc/sys/kernel/yama)") };
+    if scope.trim() == "0" {
+        return skipped("yama", "kernel.yama.ptrace_scope is 0");
+    }
+    if !possible("yama") {
+        return;
+    }
+    let dir = TempDir::new();
+    let holder = Target::user(UID, &["holder", &format!("{:x}", USER | NET)]);
+    let mut target = Target::user(UID, &["idle", "1"]);
+    let plan = setns(holder.pid(), holder.pid(), USER | NET);
+    let error = users_injector(&dir).inject(Whom::Process(target.pid()), &plan, DEADLINE).expect_err("not a descendant");
+    assert_eq!(error, InjectError::NotPermitted { tid: target.pid() });
+    assert!(error.to_string().contains("ptrace_scope"), "{error}");
     target.alive();
     target.untouched();
 }
