@@ -12,12 +12,23 @@ fi
 dir=$(mktemp -d)
 started=
 mounted=
+groups=
 cleanup() {
+    trap '' INT TERM
     for pid in $started; do kill "$pid" 2>/dev/null || true; done
     for pid in $started; do wait "$pid" 2>/dev/null || true; done
     cd /
+    for group in $groups; do remove "$group"; done
     [ -z "$mounted" ] || "$cgfuse" umount "$dir"
     rmdir "$dir"
+    ! type cleanup_more >/dev/null 2>&1 || cleanup_more
+}
+# remove GROUP: once its last members are gone. With it go its namespaces, and the interfaces in them.
+remove() {
+    while [ -d "$1" ] && ! rmdir "$1" 2>/dev/null; do
+        for pid in $(cat "$1/cgroup.procs" 2>/dev/null); do kill -9 "$pid" 2>/dev/null || true; done
+        sleep 0.01
+    done
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
@@ -33,6 +44,22 @@ run() { printf '$ %s\n' "$*"; eval "$*"; }
 cpus() {
     for tid in "$@"; do
         printf '  thread %s may run on CPUs %s\n' "$tid" "$(sed -n 's/^Cpus_allowed_list:\t//p' "/proc/$tid/status")"
+    done
+}
+# need PROGRAM PACKAGE: what an example cannot do without.
+need() { command -v "$1" >/dev/null || { echo "$1 is missing: apt install $2" >&2; exit 1; }; }
+# need_root: namespaces are made, and interfaces moved, by root.
+need_root() { [ "$(id -u)" = 0 ] || { echo "this needs root" >&2; exit 1; }; }
+# ns GROUP KIND: a path to the namespace that is effective there, for nsenter(1) and ip(8).
+ns() { sed -n "s,^$2 [^ ]* \\([^ ]*\\) .*,\\1,p" "$1/ns.effective"; }
+# wire GROUP ADDRESS GROUP ADDRESS: a veth pair between two network namespaces, eth0 in both.
+wire() {
+    one=$(ns "$1" net) other=$(ns "$3" net)
+    run "ip link add eth0 netns $one type veth peer name eth0 netns $other"
+    for end in "$one $2" "$other $4"; do
+        run "nsenter --net=${end% *} ip address add ${end#* } dev eth0"
+        run "nsenter --net=${end% *} ip link set eth0 up"
+        run "nsenter --net=${end% *} ip link set lo up"
     done
 }
 # new_group PATH CPUS: a group that can run tasks.

@@ -78,3 +78,49 @@ fn delegate() {
         printed "Permission denied" 2"#,
     );
 }
+
+/// What they do without is no reason to fail.
+const PROGRAMS: &str = r#"
+real_root
+need() { command -v "$1" >/dev/null || skip "$1 is missing: apt install $2"; }
+"#;
+
+#[test]
+fn move_network() {
+    let script = r#"need ip iproute2; need cc gcc
+    example bash "$T/examples/move-network.sh"
+    printed "socket 1, opened in net:.*" 2
+    printed "socket 2, opened in net:.*"
+    printed "^no answer""#;
+    example("move_network", &format!("{PROGRAMS}{script}"));
+}
+
+#[test]
+fn mini_lxc() {
+    let script = r#"need ip iproute2; need busybox busybox-static
+    example bash "$T/examples/mini-lxc.sh"
+    printed "1 packets transmitted, 1 packets received, 0% packet loss" 2
+    printed "I am process [0-9]* of alice""#;
+    example("mini_lxc", &format!("{PROGRAMS}{script}"));
+}
+
+#[test]
+fn libcontainer_like() {
+    let script = r#"need ip iproute2
+    example bash "$T/examples/libcontainer-like.sh"
+    printed "^web"
+    grep -q "UP  *10.0.0.2/24" "$OUT" || die "no network: $(cat "$OUT")"
+    printed "^Cpus_allowed_list:.0""#;
+    example("libcontainer_like", &format!("{PROGRAMS}{script}"));
+}
+
+#[test]
+fn pin_vcpus() {
+    let script = r#"need_two_cpus; need qemu-system-x86_64 qemu-system-x86
+    [ "$ALL" = 0-1 ] || skip 'written for two CPUs'
+    example bash "$T/examples/pin-vcpus.sh"
+    printed "may run on CPUs 0"
+    printed "may run on CPUs 1"
+    printed "may run on CPUs 0-1" 4"#;
+    example("pin_vcpus", &format!("{PROGRAMS}{script}"));
+}
