@@ -71,11 +71,6 @@ impl Tracees {
                 Target::Process(_) => proc::threads(self.tgid),
                 Target::Thread(tid) => vec![tid],
             };
-            // The kernel ends the list early at a thread that is reaped meanwhile.
-            let complete = match target {
-                Target::Process(_) => proc::stat(self.tgid, self.tgid).is_none_or(|stat| stat.threads == listed.len()),
-                Target::Thread(_) => true,
-            };
             self.skipped = 0;
             let mut new = 0;
             let known = self.tids.len();
@@ -91,7 +86,7 @@ impl Tracees {
             if let Some(interrupted) = interrupted.take() {
                 interrupted();
             }
-            if new == 0 && complete && self.all_hold() {
+            if new == 0 && self.all_hold() && self.is_complete(target) {
                 break;
             }
             self.wait_stopped(deadline)?;
@@ -103,6 +98,15 @@ impl Tracees {
             return Err(InjectError::Gone { tid: target.tid() });
         }
         Ok(())
+    }
+
+    /// Whether the process has no other threads than those that have stopped: the kernel ends the list early at a thread that is reaped
+    /// meanwhile, and one that has died since may have created another before. A dead leader counts until all are.
+    fn is_complete(&self, target: Target) -> bool {
+        let Target::Process(_) = target else { return true };
+        let leader_is_dead = self.index.get(&self.tgid).is_none_or(|i| !self.is_stopped(*i));
+        let known = self.stopped().count() + self.skipped + usize::from(leader_is_dead);
+        proc::stat(self.tgid, self.tgid).is_none_or(|stat| stat.threads == known)
     }
 
     /// Whether those that have stopped still are: not killed, nor replaced by one that has executed a program.
