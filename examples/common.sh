@@ -23,10 +23,15 @@ cleanup() {
     rmdir "$dir"
     ! type cleanup_more >/dev/null 2>&1 || cleanup_more
 }
-# remove GROUP: once its last members are gone. With it go its namespaces, and the interfaces in them.
+# remove GROUP: once its last members are gone, or back where they came from if they are somebody else's ($theirs is not empty).
+# With it go its namespaces, and the interfaces in them.
+theirs=
 remove() {
-    while [ -d "$1" ] && ! rmdir "$1" 2>/dev/null; do
-        for pid in $(cat "$1/cgroup.procs" 2>/dev/null); do kill -9 "$pid" 2>/dev/null || true; done
+    for _ in $(seq 500); do
+        [ -d "$1" ] && ! rmdir "$1" 2>/dev/null || break
+        for pid in $(cat "$1/cgroup.procs" 2>/dev/null); do
+            if [ -n "$theirs" ]; then echo "$pid" > "$dir/cgroup.procs" || true; else kill -9 "$pid" 2>/dev/null || true; fi
+        done
         sleep 0.01
     done
 }

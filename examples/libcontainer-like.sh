@@ -41,5 +41,5 @@ run "nsenter --net=$(ns "$container" net) ip route add default via ${gateway%/*}
 say "The command, in it."
 run "(echo 0 > $container/cgroup.procs && exec sh -c '$command')"
 
-say "It is reached from outside: the neighbour answers."
+say "Its neighbour at the other end of the wire."
 run "(echo 0 > $outside/cgroup.procs && ip -brief address show eth0)"

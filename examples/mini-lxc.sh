@@ -7,8 +7,8 @@ need_root
 need busybox busybox-static
 need ip iproute2
 
-cleanup_more() { rm -rf "$work"; }
 work=$(mktemp -d)
+cleanup_more() { rm -rf "$work"; }
 first=$(sed 's/[-,].*//' "$dir/cpuset.cpus")
 
 # inside CONTAINER SCRIPT: a process that enters a pid namespace is not in it, but its children are: it forks one.

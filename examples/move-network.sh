@@ -7,8 +7,8 @@ need_root
 need cc "gcc libc6-dev"
 need ip iproute2
 
-cleanup_more() { rm -rf "$work"; }
 work=$(mktemp -d)
+cleanup_more() { rm -rf "$work"; }
 
 say "A server. It listens on the loopback, and on SIGHUP it opens one more socket, for all addresses."
 cat > "$work/server.c" <<'C'

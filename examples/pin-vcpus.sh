@@ -4,6 +4,7 @@
 #   examples/pin-vcpus.sh        shows it on an empty machine of its own, emulated (apt install qemu-system-x86)
 #   examples/pin-vcpus.sh PID    pins yours, started with -name NAME,debug-threads=on as libvirt does, until you press Enter
 . "$(dirname "$0")/common.sh"
+theirs=${1:-}
 
 qemu=${1:-}
 if [ -z "$qemu" ]; then

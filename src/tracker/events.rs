@@ -314,7 +314,12 @@ impl<S: Source> EventLog<S> {
                 Event::Exit { tid, doubtful } => {
                     let late = self.late.remove(&tid);
                     let Some(slot) = self.table.get(tid) else { continue };
-                    if !((late || doubtful) && is_alive(machine, tid, slot.tgid)) {
+                    // Whoever has executed a program since lives under the number of the one who has exited.
+                    let replaced = || {
+                        let execs = self.queue[next..].iter().any(|event| matches!(event, Event::Exec { tgid } if *tgid == tid));
+                        execs && !self.others(tid).is_empty()
+                    };
+                    if !(doubtful || late && !replaced()) || !is_alive(machine, tid, slot.tgid) {
                         self.remove(tid);
                     } else if doubtful {
                         self.source.unheard(tid);
