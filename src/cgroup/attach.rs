@@ -283,12 +283,12 @@ impl Locked<'_> {
                 // Somebody who was gone may have got another tid.
                 Ok(complete) if complete || ids == Ids::Threads => return Ok(()),
                 Ok(_) => moved = true,
-                Err(Error::NoTask) if moved => return Ok(()),
                 // Alive, but not to be found: it is being born, or is executing a program and has just got another tid. Nobody waits behind us
                 // meanwhile.
                 Err(Error::NoTask) if self.lives(tid) => {
                     MutexGuard::unlocked(&mut self.guard, || std::thread::sleep(Duration::from_millis(1)))
                 }
+                Err(Error::NoTask) if moved => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
