@@ -322,13 +322,15 @@ fn a_terminals_signals_come_once() {
         command -v script >/dev/null || skip 'script(1) is missing: apt install bsdutils'
         mounted_group
         pid_namespace
-        mkfifo "$T/keys"
+        mkfifo "$T/keys" "$T/idle"
+        # It waits without a child: bash that sees one die of SIGINT may end with 130 whatever its traps say.
         cat > "$T/command" <<'END'
 n=0
 trap 'n=$((n + 1)); echo "interrupt $n"' INT
 trap 'echo "$n in all"; exit 4' TERM
+exec 8<> "${0%/*}/idle"
 echo ready
-while :; do sleep 0.01; done
+while :; do read -r -t 0.01 -u 8; done
 END
         cat > "$T/run" <<END
 echo \$\$ > "$T/pid"
