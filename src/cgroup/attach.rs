@@ -79,7 +79,8 @@ impl Birth {
         let tgid = if tid == slot.tgid { machine.task(tid).map_or(0, |info| info.ppid) } else { slot.tgid };
         // He is where his child is.
         let may_be = |other: &Slot| !other.fresh && sets.cgroup(other.css_set) == set.cgroup;
-        let creators = hierarchy.table.of_process(tgid).filter(|(_, other)| may_be(other)).map(|(tid, _)| tid).collect();
+        let threads = hierarchy.table.of_process(tgid);
+        let creators = threads.into_iter().filter(|(_, other)| may_be(other)).map(|(tid, _)| tid).collect();
         Self { previous, creators }
     }
 }
@@ -130,12 +131,11 @@ impl<'l, 'h> Migration<'l, 'h> {
             return Ok(migration);
         }
         let threads = || hierarchy.table.of_process(tgid);
-        let Some((_, first)) = threads().next() else { return Err(Error::NoTask) };
+        let Some((_, first)) = threads().first().copied() else { return Err(Error::NoTask) };
         // What is born from here on goes to this css_set, or where its creator is.
         let transit = migration.transit(&mut tracked, first.css_set)?;
         tracked.tracker.redirect(Some((tgid, transit)));
-        let there: Vec<Tid> = threads().filter(|(_, slot)| tracked.sets.cgroup(slot.css_set) != to).map(|(tid, _)| tid).collect();
-        let taken = there.into_iter().try_for_each(|tid| migration.take(&mut tracked, tid));
+        let taken = threads().into_iter().try_for_each(|(tid, _)| migration.take(&mut tracked, tid));
         tracked.tracker.redirect(None);
         // Another thread may have executed a program, and have got the main one's pid behind the pass.
         taken.and_then(|()| migration.take(&mut tracked, tgid))?;
@@ -216,9 +216,9 @@ impl<'l, 'h> Migration<'l, 'h> {
             if !previous.contains(had) {
                 previous.push(had.clone());
             }
-            while let Some(slot) = table.get(change.tid).filter(|slot| self.origin(*slot).is_some()) {
+            while let Some(slot) = table.get(change.tid).filter(|slot| self.origin(*slot) == Some(change.css_set)) {
                 // Gone, and still there: it is executing a program, and has another tid by now. And by the main thread's tid another thread
-                // may be known meanwhile, for the same reason.
+                // may be known meanwhile, for the same reason; one from another css_set is found below.
                 let other = change.gone || change.tid == change.tgid;
                 let there = Slot { css_set: target, fresh: other || slot.fresh && !self.committed, ..slot };
                 if tracked.put(table, change.tid, slot, there) {
@@ -298,7 +298,9 @@ impl Locked<'_> {
 
     /// Whether a task, or for a main thread its process, lives.
     fn lives(&self, tid: Tid) -> bool {
-        self.machine().task(tid).is_ok_and(|info| !info.zombie || self.machine().thread_count(info.tgid).is_ok_and(|count| count > 1))
+        let lives = || self.machine().task(tid).is_ok_and(|info| !info.zombie);
+        // Once more at the end: the last of the other threads may have executed a program meanwhile, and be the main one.
+        lives() || self.machine().thread_count(tid).is_ok_and(|count| count > 1) || lives()
     }
 
     /// One attempt. Whether everybody who was to be moved was found.
@@ -310,13 +312,10 @@ impl Locked<'_> {
             return Err(Error::Invalid);
         }
         self.may_move(writer, if ids == Ids::Processes { tgid } else { tid })?;
-        let changes = self.changes((tid, tgid), to, ids);
-        if changes.is_empty() {
-            // There already; or not any more; or not yet.
-            self.machine().affinity(tid)?;
-            let known = info.is_none() || self.hierarchy.table.of_process(tgid).next().is_some();
-            return if known || self.machine().task(tid)?.zombie { Ok(true) } else { Err(Error::NoTask) };
-        }
+        let Some(changes) = self.changes((tid, tgid), to, ids) else {
+            // Not any more, or not yet.
+            return if self.is_dead(tid, ids) { Ok(true) } else { Err(Error::NoTask) };
+        };
         let moved = self.migrate(Some(writer), to, &changes, ids);
         moved.or_else(|error| self.explain(tid, ids, error))
     }
@@ -370,23 +369,33 @@ impl Locked<'_> {
     /// A move that failed fails because the task is gone, if it is; a dead task can be moved anywhere, without effect.
     fn explain(&self, tid: Tid, ids: Ids, error: Error) -> Result<bool> {
         match self.machine().task(tid) {
-            Ok(info) if info.zombie && (ids == Ids::Threads || self.machine().thread_count(info.tgid) == Ok(1)) => Ok(true),
+            Ok(_) if self.is_dead(tid, ids) => Ok(true),
             Ok(_) => Err(error),
             Err(_) => Err(Error::NoTask),
         }
     }
 
-    /// The tasks that would go to a group.
-    fn changes(&self, (tid, tgid): (Tid, Tid), to: CgroupId, ids: Ids) -> Vec<Change> {
+    /// Whether a task that is there, or all of a process, is dead and only waits to be reaped.
+    fn is_dead(&self, tid: Tid, ids: Ids) -> bool {
+        self.machine().task(tid).is_ok_and(|info| info.zombie) && (ids == Ids::Threads || !self.lives(tid))
+    }
+
+    /// The tasks that would go to a group; none if all are there, `None` if there are none.
+    fn changes(&self, (tid, tgid): (Tid, Tid), to: CgroupId, ids: Ids) -> Option<Vec<Change>> {
         let hierarchy = self.hierarchy;
         let mut tracked = hierarchy.sync();
         if ids == Ids::Processes && !tracked.tracker.knows_all() {
             tracked.tracker.know(self.machine(), tgid);
         }
-        let one = (ids == Ids::Threads).then(|| hierarchy.table.get(tid).map(|slot| (tid, slot))).flatten();
-        let all = (ids == Ids::Processes).then(|| hierarchy.table.of_process(tgid)).into_iter().flatten();
-        let elsewhere = one.into_iter().chain(all).filter(|(_, slot)| tracked.sets.cgroup(slot.css_set) != to);
-        elsewhere.map(|(tid, slot)| Change::new(hierarchy, &tracked.sets, tid, slot)).collect()
+        let mut tasks = match ids {
+            Ids::Threads => hierarchy.table.get(tid).map(|slot| (tid, slot)).into_iter().collect(),
+            Ids::Processes => hierarchy.table.of_process(tgid),
+        };
+        if tasks.is_empty() {
+            return None;
+        }
+        tasks.retain(|(_, slot)| tracked.sets.cgroup(slot.css_set) != to);
+        Some(tasks.into_iter().map(|(tid, slot)| Change::new(hierarchy, &tracked.sets, tid, slot)).collect())
     }
 
     /// Whether none of them was gone.

@@ -170,7 +170,7 @@ impl Hierarchy {
     fn members(&self, tracked: &mut Tracked, id: CgroupId) -> Vec<(Tid, Slot)> {
         let Tracked { tracker, sets, .. } = tracked;
         let sets = sets.of_group(id);
-        let mut list: Vec<(Tid, Slot)> = self.table.iter().filter(|(_, slot)| sets.contains(&slot.css_set)).collect();
+        let mut list = self.table.list(|slot| sets.contains(&slot.css_set));
         if tracker.reap(&*self.machine, &list) {
             list.retain(|(tid, slot)| self.table.get(*tid).is_some_and(|now| now.css_set == slot.css_set));
         }
@@ -260,7 +260,7 @@ impl Hierarchy {
         let in_root = |tracked: &Tracked, slot: Option<Slot>| slot.is_none_or(|slot| tracked.sets.cgroup(slot.css_set) == ROOT);
         let mut tracked = self.sync();
         if tracked.tracker.knows_all() {
-            let mut list: Vec<(Tid, Slot)> = self.table.iter().filter(|(_, slot)| in_root(&tracked, Some(*slot))).collect();
+            let mut list = self.table.list(|slot| in_root(&tracked, Some(*slot)));
             if tracked.tracker.reap(machine, &list) {
                 list.retain(|(tid, _)| self.table.get(*tid).is_some());
             }

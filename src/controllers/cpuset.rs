@@ -563,9 +563,21 @@ fn nearest_runnable(tree: &Tree, id: CgroupId) -> CgroupId {
     ROOT
 }
 
-/// Lets `f` change each task by its current affinity, with several threads if there are many; the first error
-/// ends it. `f` gives the affinity to go back to if it has changed it. A task that has exited is marked, and no error.
+/// Lets `f` change each task by its current affinity, main threads before others; the first error ends it. `f` gives the affinity to go back to
+/// if it has changed it. A task that has exited is marked, and no error.
 fn for_each_task<F>(machine: &dyn Machine, changes: &mut [Change], f: F) -> std::result::Result<(), Errno>
+where
+    F: Fn(&mut Change, &Bitmap) -> std::result::Result<Option<Bitmap>, Errno> + Sync,
+{
+    // A thread that executes a program gets the main one's tid: what it was given would be taken for what the main one has asked for.
+    changes.sort_by_key(|change| change.tid != change.tgid);
+    let (main, others) = changes.split_at_mut(changes.partition_point(|change| change.tid == change.tgid));
+    for_each(machine, main, &f)?;
+    for_each(machine, others, &f)
+}
+
+/// The same in any order, with several threads if there are many tasks.
+fn for_each<F>(machine: &dyn Machine, changes: &mut [Change], f: &F) -> std::result::Result<(), Errno>
 where
     F: Fn(&mut Change, &Bitmap) -> std::result::Result<Option<Bitmap>, Errno> + Sync,
 {

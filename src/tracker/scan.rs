@@ -117,7 +117,7 @@ impl Scan {
         }
         self.starts.remove(&tid);
         if tid == slot.tgid || self.headless.contains(&slot.tgid) {
-            if self.table.of_process(slot.tgid).next().is_some() {
+            if !self.table.of_process(slot.tgid).is_empty() {
                 self.headless.insert(slot.tgid);
             } else {
                 self.headless.remove(&slot.tgid);
@@ -209,7 +209,7 @@ impl Scan {
         if !self.knows(tgid) {
             return None;
         }
-        let threads: Vec<(Tid, Slot)> = self.table.of_process(tgid).filter(|(tid, _)| *tid != child).collect();
+        let threads: Vec<(Tid, Slot)> = self.table.of_process(tgid).into_iter().filter(|(tid, _)| *tid != child).collect();
         let first = *threads.first()?;
         if threads.iter().all(|(_, slot)| slot.css_set == first.1.css_set) {
             return Some(first);
@@ -257,7 +257,7 @@ impl Scan {
     fn follow_exec(&mut self, machine: &dyn Machine) {
         for tgid in self.headless.iter().copied().collect::<Vec<_>>() {
             let Some(info) = machine.task(tgid).ok().filter(|info| !info.zombie) else { continue };
-            let threads: Vec<(Tid, Slot)> = self.table.of_process(tgid).collect();
+            let threads = self.table.of_process(tgid);
             if let Some((tid, slot)) = threads.into_iter().find(|(tid, _)| !machine.is_thread_of(tgid, *tid)) {
                 self.add(tgid, Slot { fresh: true, ..slot }, Some(info.start_time));
                 self.remove(tid);
@@ -368,7 +368,7 @@ impl Tracker for Scan {
             self.sync(machine);
             // A dead main thread counts until all are dead.
             let headless = self.headless.contains(&tgid);
-            let known = self.table.of_process(tgid).count() + usize::from(headless);
+            let known = self.table.of_process(tgid).len() + usize::from(headless);
             if machine.thread_count(tgid) == Ok(known) && (headless || self.alive(machine, tgid, tgid)) {
                 return;
             }
@@ -376,7 +376,7 @@ impl Tracker for Scan {
             for tid in newborn.iter().copied().filter(|tid| *tid != tgid) {
                 self.born(machine, &newborn, tid, &Newborn { tgid, ppid: 0, zombie: false, start_time: None });
             }
-            let known: Vec<(Tid, Slot)> = self.table.of_process(tgid).collect();
+            let known = self.table.of_process(tgid);
             self.reap(machine, &known);
             return;
         }

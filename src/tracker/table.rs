@@ -7,7 +7,8 @@
 //! The words are laid out for both sides:
 //! - `slots[tid]`: the tgid in the upper half, [`FRESH`], [`DRIFTED`] and the css_set's id in the lower half; 0 for no task;
 //! - `chunks[tid / 128]`: not 0 if any of these 128 slots has been in use since the word was last cleared. It is set after the slot;
-//! - `counts[css_set]`: how many tasks are there; `counts[0]`: how often a task has been marked [`FRESH`].
+//! - `counts[css_set]`: how many tasks are there; `counts[0]`: how often a task has been marked [`FRESH`]; `counts[MAX_CSS_SETS]`: how often one
+//!   has got another tid. It is raised while the task is in both slots.
 
 use crate::sys::Tid;
 use crate::sys::shared::Words;
@@ -26,6 +27,9 @@ pub const ROOT_SET: CssSetId = 1;
 /// Css_sets have numbers below this.
 pub const MAX_CSS_SETS: usize = 1 << 17;
 
+/// The length of `counts`.
+pub const COUNTS_LEN: usize = MAX_CSS_SETS + 1;
+
 /// The task was born with other CPUs than its creator has: he was being changed meanwhile, and nobody has looked at it since.
 pub const FRESH: u64 = 1 << 31;
 
@@ -37,6 +41,9 @@ pub const CSS_SET: u64 = DRIFTED - 1;
 
 /// A chunk has so many slots.
 pub const CHUNK: usize = 128;
+
+/// How often a list is made again because a task has got another tid meanwhile.
+const ATTEMPTS: usize = 16;
 
 /// What there is to know of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,10 +94,10 @@ impl Table {
     /// ENOMEM.
     pub fn anonymous(pid_max: Tid) -> io::Result<Self> {
         let len = (pid_max as usize).next_multiple_of(CHUNK);
-        Ok(Self::new(Words::anonymous(len)?, Words::anonymous(len / CHUNK)?, Words::anonymous(MAX_CSS_SETS)?))
+        Ok(Self::new(Words::anonymous(len)?, Words::anonymous(len / CHUNK)?, Words::anonymous(COUNTS_LEN)?))
     }
 
-    /// A table of these words: as many chunks as `slots` needs, and [`MAX_CSS_SETS`] counts.
+    /// A table of these words: as many chunks as `slots` needs, and [`COUNTS_LEN`] counts.
     pub fn new(slots: Words, chunks: Words, counts: Words) -> Self {
         debug_assert!(slots.len().div_ceil(CHUNK) <= chunks.len());
         Self { slots, chunks, counts }
@@ -150,6 +157,7 @@ impl Table {
         let Some(slot) = self.get(old) else { return false };
         let emptied = self.remove(new).is_some_and(|(_, emptied)| emptied);
         self.insert(new, slot);
+        self.counts[MAX_CSS_SETS].fetch_add(1, SeqCst);
         let _ = self.remove(old);
         emptied
     }
@@ -173,7 +181,21 @@ impl Table {
         done.map(|_| emptied).map_err(Slot::from_word)
     }
 
-    /// All tasks by ascending tid. A task that is there from the beginning to the end is among them.
+    /// Tasks by ascending tid. One that is there from the beginning to the end is among them, also if it gets another tid meanwhile.
+    pub fn list(&self, wanted: impl Fn(&Slot) -> bool) -> Vec<(Tid, Slot)> {
+        let renamed = || self.counts[MAX_CSS_SETS].load(SeqCst);
+        let mut list = Vec::new();
+        for _ in 0..ATTEMPTS {
+            let before = renamed();
+            list = self.iter().filter(|(_, slot)| wanted(slot)).collect();
+            if renamed() == before {
+                break;
+            }
+        }
+        list
+    }
+
+    /// All tasks by ascending tid. A task that is there from the beginning to the end with the same tid is among them.
     pub fn iter(&self) -> impl Iterator<Item = (Tid, Slot)> + '_ {
         let used = (0..self.slots.len() / CHUNK).filter(|chunk| self.chunks[*chunk].load(SeqCst) != 0);
         used.flat_map(|chunk| {
@@ -184,8 +206,8 @@ impl Table {
     }
 
     /// The threads of a process.
-    pub fn of_process(&self, tgid: Tid) -> impl Iterator<Item = (Tid, Slot)> + '_ {
-        self.iter().filter(move |(_, slot)| slot.tgid == tgid)
+    pub fn of_process(&self, tgid: Tid) -> Vec<(Tid, Slot)> {
+        self.list(|slot| slot.tgid == tgid)
     }
 
     /// Clears the words of chunks that hold nobody any more, so that [`Table::iter`] need not look there. Nobody may do that meanwhile.
@@ -221,11 +243,25 @@ mod tests {
     }
 
     #[test]
+    fn lists_hold_who_gets_another_tid_meanwhile() {
+        let table = Table::anonymous(32768).expect("memory");
+        [(10, 10), (300, 5)].into_iter().for_each(|(tid, tgid)| assert!(table.insert(tid, Slot::new(tgid, 2))));
+        // When the first one is passed, so is the place of the second one to be.
+        let list = table.list(|slot| {
+            if slot.tgid == 10 && table.get(300).is_some() {
+                table.rename(300, 5);
+            }
+            slot.tgid == 5
+        });
+        assert_eq!(list, [(5, Slot::new(5, 2))]);
+    }
+
+    #[test]
     fn lists_skip_what_is_empty_and_nothing_else() {
         let table = Table::anonymous(1 << 22).expect("memory");
         let tids = [1, 127, 128, 5_000, (1 << 22) - 1];
         tids.iter().for_each(|tid| assert!(table.insert(*tid, Slot::new(1, 2))));
-        let listed = || table.of_process(1).map(|(tid, _)| tid).collect::<Vec<_>>();
+        let listed = || table.of_process(1).into_iter().map(|(tid, _)| tid).collect::<Vec<_>>();
         assert_eq!(listed(), tids);
         table.remove(5_000);
         table.tidy();

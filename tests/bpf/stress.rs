@@ -17,7 +17,7 @@ const SETS: [CssSetId; 3] = [2, 3, 4];
 /// Moves all threads of a process: one look at them, and one more at the main thread, which a thread may have become meanwhile. How many.
 fn move_process(bpf: &mut Bpf, tgid: Tid, css_set: CssSetId) -> usize {
     bpf.redirect(Some((tgid, css_set)));
-    let moved = bpf.table().of_process(tgid).filter(|(tid, _)| place(bpf, *tid, css_set)).count();
+    let moved = bpf.table().of_process(tgid).into_iter().filter(|(tid, _)| place(bpf, *tid, css_set)).count();
     place(bpf, tgid, css_set);
     bpf.redirect(None);
     moved
@@ -25,7 +25,7 @@ fn move_process(bpf: &mut Bpf, tgid: Tid, css_set: CssSetId) -> usize {
 
 /// The threads of a process that are not in a css_set. A program that the kernel is running at this moment has yet to find out.
 fn left_behind(bpf: &Bpf, tgid: Tid, css_set: CssSetId) -> Vec<Tid> {
-    let wrong = bpf.table().of_process(tgid).filter(|(_, slot)| slot.css_set != css_set);
+    let wrong = bpf.table().of_process(tgid).into_iter().filter(|(_, slot)| slot.css_set != css_set);
     let stays = |tid: &Tid| !soon(|| bpf.table().get(*tid).is_none_or(|slot| slot.tgid != tgid || slot.css_set == css_set));
     wrong.map(|(tid, _)| tid).filter(stays).collect()
 }
@@ -59,9 +59,9 @@ fn processes_are_moved_while_their_threads_create_threads() {
         }
         births = storm.stop();
         let truth = storm.tids();
-        let table = || bpf.table().of_process(pid).map(|(tid, _)| tid).collect::<Vec<_>>();
+        let table = || bpf.table().of_process(pid).into_iter().map(|(tid, _)| tid).collect::<Vec<_>>();
         assert!(soon(|| table() == storm.tids()), "round {round}: {:?}, not {truth:?}", table());
-        assert!(bpf.table().of_process(pid).all(|(_, slot)| slot.css_set == here));
+        assert!(bpf.table().of_process(pid).into_iter().all(|(_, slot)| slot.css_set == here));
         assert!(soon(|| bpf.table().count(here) == storm.tids().len() as u64), "round {round}");
     }
     storm.end();
@@ -147,7 +147,7 @@ fn processes_are_moved_while_their_threads_execute_programs() {
         });
         for (pid, css_set) in pids.into_iter().zip(places) {
             move_process(&mut bpf, pid, css_set);
-            let members: Vec<_> = bpf.table().of_process(pid).map(|(tid, slot)| (tid, slot.css_set)).collect();
+            let members: Vec<_> = bpf.table().of_process(pid).into_iter().map(|(tid, slot)| (tid, slot.css_set)).collect();
             assert_eq!(members, [(pid, css_set)], "round {round}");
         }
         let wrong = untruths(&bpf, 2..5);

@@ -251,6 +251,34 @@ fn a_dead_thread_does_not_hide_one_that_is_elsewhere() {
 }
 
 #[test]
+fn what_a_thread_was_given_is_no_wish_of_the_main_one_whose_pid_it_gets() {
+    for file in ["procs", "cpus"] {
+        let world = on(FakeMachine::new(4, 1).with_pid_max(320));
+        let filler = world.machine.process(0);
+        while world.machine.thread(filler) < 319 {}
+        let leader = filler + 1;
+        world.machine.kill(filler);
+        // Pids wrap: the thread's is the lower one.
+        while world.machine.process(0) < 319 {}
+        (leader..319).for_each(|tid| world.machine.kill(tid));
+        let thread = world.machine.thread(319);
+        assert!(thread < 319);
+        let write = |round| match (file, round) {
+            ("procs", round) => world.attach_process(["/", "/a"][round], 319),
+            (_, 0) => world.write("/a/cpuset.cpus", "0-3"),
+            _ => world.write("/a/cpuset.cpus", "0-1"),
+        };
+        world.attach_process("/a", 319).expect("attach");
+        write(0).expect("wide");
+        world.machine.at(At::AfterSet(thread), move |machine| machine.exec(thread));
+        write(1).expect("narrow");
+        assert_eq!((world.machine.hooks_left(), world.tasks("/a"), world.affinity(319)), (0, vec![319], "0-1".into()), "{file}");
+        world.attach_process("/", 319).expect("attach");
+        assert_eq!(world.affinity(319), "0-3", "{file}");
+    }
+}
+
+#[test]
 fn a_thread_born_during_the_move_is_moved() {
     let world = world();
     let tids = process(&world, 1);

@@ -451,7 +451,9 @@ static char file[PATH_MAX], nr_text[16], life_text[16];
 static void *execute(void *unused)
 {
 	(void)unused;
-	execl("/proc/thread-self/exe", "family", "again", file, nr_text, life_text, NULL);
+	/* What /proc shows of a thread may be out of date for a moment, when the number was another one's. */
+	for (int i = 0; i < 1000; i++, usleep(100))
+		execl("/proc/thread-self/exe", "family", "again", file, nr_text, life_text, NULL);
 	die("exec");
 	return NULL;
 }

@@ -8,7 +8,7 @@ mod asm;
 mod btf;
 mod programs;
 
-use super::table::{CHUNK, CssSetId, MAX_CSS_SETS, NO_SET, ROOT_SET, Table};
+use super::table::{CHUNK, COUNTS_LEN, CssSetId, MAX_CSS_SETS, NO_SET, ROOT_SET, Table};
 use super::{Stats, Tracker, adopt, adopt_all};
 use crate::sys::bpf::{self, MapInfo, Ring};
 use crate::sys::shared::Words;
@@ -42,7 +42,7 @@ const LAYOUT: usize = 3;
 const ATTACHED: usize = 4;
 const CONTROL: usize = 5;
 /// Of what the words mean, to whoever takes the maps over.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// The descriptors in the order of [`Bpf::descriptors`].
 const SLOTS: usize = 0;
@@ -99,7 +99,7 @@ impl Bpf {
         let maps = [
             bpf::array(NAMES[SLOTS], 8, slots)?,
             bpf::array(NAMES[CHUNKS], 8, slots / CHUNK)?,
-            bpf::array(NAMES[COUNTS], 8, MAX_CSS_SETS)?,
+            bpf::array(NAMES[COUNTS], 8, COUNTS_LEN)?,
             bpf::array(NAMES[ORDERS], 8 * CONTROL, 1)?,
             bpf::ring_buffer(NAMES[EMPTIED], RING)?,
         ];
@@ -125,7 +125,7 @@ impl Bpf {
     pub fn adopt_descriptors(descriptors: [OwnedFd; DESCRIPTORS]) -> io::Result<Self> {
         let infos: Vec<MapInfo> = descriptors[..MAPS].iter().map(bpf::map_info).collect::<io::Result<_>>()?;
         let slots = infos[SLOTS].max_entries;
-        let expected = [(8, slots.next_multiple_of(CHUNK)), (8, slots / CHUNK), (8, MAX_CSS_SETS), (8 * CONTROL, 1), (0, RING as usize)];
+        let expected = [(8, slots.next_multiple_of(CHUNK)), (8, slots / CHUNK), (8, COUNTS_LEN), (8 * CONTROL, 1), (0, RING as usize)];
         for ((info, name), (value_size, max_entries)) in infos.iter().zip(NAMES).zip(expected) {
             if *info != (MapInfo { name: name.to_owned(), value_size, max_entries }) {
                 return Err(not_ours(&format!("{info:?}")));

@@ -9,7 +9,7 @@
 use super::asm::{Asm, FP, Helper, Label, Operand, R0, R1, R2, R3, R4, R6, R7, R8, R9, Reg};
 use super::{ANNOUNCE, LOST, REDIRECT};
 use crate::sys::bpf::Insn;
-use crate::tracker::table::{CHUNK, CSS_SET, DRIFTED, FRESH, NO_SET, ROOT_SET};
+use crate::tracker::table::{CHUNK, CSS_SET, DRIFTED, FRESH, MAX_CSS_SETS, NO_SET, ROOT_SET};
 use std::os::fd::BorrowedFd;
 
 const CLONE_THREAD: i32 = 0x0001_0000;
@@ -209,6 +209,14 @@ impl<'a> Program<'a> {
         self.asm.jump_if_equal(R0, 0, none);
     }
 
+    /// Raises one of the counts that are not of a css_set.
+    fn count(&mut self, which: u32, none: Label) {
+        self.asm.mov(R1, which as i32);
+        self.element(self.maps.counts, R1, none);
+        self.asm.mov(R1, 1);
+        self.asm.fetch_add(R0, R1);
+    }
+
     /// Sets bits above the lowest 30 of the lower half in a word other than R3.
     fn mark(&mut self, word: Reg, bits: u64) {
         self.asm.mov(R3, (bits >> DRIFTED.trailing_zeros()) as i32);
@@ -231,10 +239,7 @@ impl<'a> Program<'a> {
         }
         self.asm.jump(done);
         self.asm.bind(marked);
-        self.asm.mov(R1, NO_SET as i32);
-        self.element(self.maps.counts, R1, done);
-        self.asm.mov(R1, 1);
-        self.asm.fetch_add(R0, R1);
+        self.count(NO_SET, done);
         self.asm.bind(done);
     }
 
@@ -418,6 +423,8 @@ impl<'a> Program<'a> {
         self.drop(R9);
         self.asm.bind(entered);
         self.occupy(R8);
+        // Lists may have passed the new slot before, and come to the old one behind.
+        self.count(MAX_CSS_SETS as u32, done);
         for _ in 0..ATTEMPTS {
             self.asm.mov(R1, 0);
             self.asm.mov(R0, R9);
@@ -460,7 +467,7 @@ mod tests {
     use super::super::CONTROL;
     use super::*;
     use crate::sys::shared::Words;
-    use crate::tracker::table::{MAX_CSS_SETS, Slot, Table};
+    use crate::tracker::table::{COUNTS_LEN, Slot, Table};
     use std::fs::File;
     use std::os::fd::{AsFd, AsRawFd};
     use std::sync::atomic::Ordering::SeqCst;
@@ -487,7 +494,7 @@ mod tests {
 
     impl World {
         fn new(current: i32, child: i32) -> Self {
-            let lens = [4 * CHUNK, 4, MAX_CSS_SETS, CONTROL, 1];
+            let lens = [4 * CHUNK, 4, COUNTS_LEN, CONTROL, 1];
             let files = lens.map(|len| {
                 let file = tempfile::tempfile().expect("a file");
                 file.set_len(8 * len as u64).expect("its length");
