@@ -212,6 +212,7 @@ impl<'l, 'h> Migration<'l, 'h> {
             let target = if self.committed { tracked.sets.find(self.to, &change.state) } else { Ok(change.css_set) };
             let had = if self.committed { &change.before } else { &change.given };
             let Ok(target) = target else { continue };
+            tracked.sets.hand_on(change.css_set, target, now);
             tracked.sets.remember(target, had, now);
             if !previous.contains(had) {
                 previous.push(had.clone());
@@ -239,6 +240,7 @@ impl<'l, 'h> Migration<'l, 'h> {
                 let there = Slot { css_set: target, fresh: true, ..slot };
                 if tracked.put(table, tid, slot, there) {
                     born.push((tid, there));
+                    tracked.sets.hand_on(from, target, now);
                     previous.iter().for_each(|before| tracked.sets.remember(target, before, now));
                 }
             }
@@ -432,6 +434,7 @@ impl Locked<'_> {
                 tracked.sets.remember(change.css_set, &change.given, now);
             } else {
                 let Ok(css_set) = tracked.sets.find(id, &change.state) else { continue };
+                tracked.sets.hand_on(change.css_set, css_set, now);
                 tracked.sets.remember(css_set, &change.before, now);
                 tracked.sets.remember(change.css_set, &change.before, now);
                 while let Some(slot) = hierarchy.table.get(change.tid).filter(|slot| slot.css_set == change.css_set) {

@@ -158,12 +158,27 @@ impl CssSets {
 
     /// Remembers what a task had before it got what the tasks of this css_set have.
     pub fn remember(&mut self, id: CssSetId, before: &Before, now: Instant) {
+        self.remember_since(id, before, now, now);
+    }
+
+    fn remember_since(&mut self, id: CssSetId, before: &Before, since: Instant, now: Instant) {
         let Some(set) = self.sets.get_mut(&id).filter(|_| *before != Before::default()) else { return };
+        let known = set.previous.iter().find(|(other, _)| other == before).map_or(since, |(_, known)| since.max(*known));
         set.previous.retain(|(other, since)| other != before && now.saturating_duration_since(*since) < BIRTH);
         if set.previous.len() == MAX_PREVIOUS {
             set.previous.remove(0);
         }
-        set.previous.push((before.clone(), now));
+        set.previous.push((before.clone(), known));
+    }
+
+    /// Remembers of a css_set what is remembered of another whose tasks have come there: a birth may take longer than two moves.
+    pub fn hand_on(&mut self, from: CssSetId, to: CssSetId, now: Instant) {
+        let Some(set) = self.sets.get(&from).filter(|set| from != to && set.previous(now).next().is_some()) else { return };
+        for (before, since) in set.previous.clone() {
+            if now.saturating_duration_since(since) < BIRTH {
+                self.remember_since(to, &before, since, now);
+            }
+        }
     }
 
     /// Whether something has been remembered lately.

@@ -251,6 +251,22 @@ fn a_dead_thread_does_not_hide_one_that_is_elsewhere() {
 }
 
 #[test]
+fn a_birth_may_take_longer_than_two_moves() {
+    for (is_thread, to, cpus) in [(true, "/c", "1-3"), (false, "/c", "1-3"), (true, "/", "0-3"), (false, "/", "0-3")] {
+        let world = world();
+        world.group("/c", "1-3");
+        let leader = process(&world, 1)[0];
+        world.attach_process("/a", leader).expect("attach");
+        let birth = world.machine.begin(leader, is_thread);
+        world.attach_process("/b", leader).expect("attach");
+        world.attach_process(to, leader).expect("attach");
+        let child = world.machine.appear(birth);
+        world.settle();
+        assert_eq!(world.affinity(child), cpus, "{to}: neither the CPUs of the last group nor of the one before");
+    }
+}
+
+#[test]
 fn what_a_thread_was_given_is_no_wish_of_the_main_one_whose_pid_it_gets() {
     for file in ["procs", "cpus"] {
         let world = on(FakeMachine::new(4, 1).with_pid_max(320));
