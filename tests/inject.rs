@@ -3,6 +3,7 @@
 mod common;
 
 mod inject {
+    mod blocked; // blocking calls and how they end
     mod calls; // blocking calls go on
     mod compat; // 32-bit processes
     mod killed; // the injector dies

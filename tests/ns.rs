@@ -4,84 +4,12 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use common::{Mount, Target, ids, is_root, skipped, text, wait_until, write};
+use common::namespaces::{KINDS, SHARED, USER, enter, good, group, link, mine, mount, ns_of, process, set, value};
+use common::{Mount, Target, ids, text, wait_until, write};
 use libc::{EBUSY, EINVAL, EPERM, ESRCH, EUSERS};
-
-const USER: u32 = 1000;
-
-/// The kinds, and what shows where a task's next child will be.
-const KINDS: [(&str, &str); 8] = [
-    ("mnt", "mnt"),
-    ("uts", "uts"),
-    ("ipc", "ipc"),
-    ("net", "net"),
-    ("cgroup", "cgroup"),
-    ("user", "user"),
-    ("pid", "pid_for_children"),
-    ("time", "time_for_children"),
-];
-
-/// What a process with several threads may change.
-const SHARED: [&str; 5] = ["mnt", "uts", "ipc", "net", "cgroup"];
-
-fn link(kind: &str) -> &'static str {
-    KINDS.iter().find(|(name, _)| *name == kind).expect("a kind").1
-}
-
-fn ns_of(tid: i32, kind: &str) -> String {
-    let link = fs::read_link(format!("/proc/{tid}/ns/{}", link(kind))).expect("a namespace");
-    link.into_os_string().into_string().expect("text")
-}
-
-fn mine(kind: &str) -> String {
-    ns_of(std::process::id().cast_signed(), kind)
-}
-
-/// A mount of the ns controller alone, if this is root.
-fn mount() -> Option<Mount> {
-    if !is_root() {
-        skipped(std::thread::current().name().unwrap_or_default(), "needs root");
-        return None;
-    }
-    Some(Mount::with_options("ns"))
-}
-
-fn group(mount: &Mount, name: &str) -> PathBuf {
-    let dir = mount.dir().join(name);
-    fs::create_dir(&dir).expect("mkdir");
-    dir
-}
-
-fn set(group: &Path, kind: &str, value: &str) -> Result<usize, i32> {
-    write(group.join(format!("ns.{kind}")), value)
-}
-
-#[track_caller]
-fn good<T>(group: &Path, done: Result<T, i32>) {
-    if let Err(errno) = done {
-        panic!("errno {errno}: {}", text(group.join("ns.last_error")));
-    }
-}
-
-fn enter(group: &Path, file: &str, id: i32) -> Result<usize, i32> {
-    write(group.join(file), id.to_string())
-}
-
-/// The last line but the newline of a file.
-fn value(group: &Path, file: &str) -> String {
-    text(group.join(file)).trim_end().to_owned()
-}
-
-/// A process with so many threads besides the main one.
-fn process(threads: usize) -> (Target, Vec<i32>) {
-    let mut target = Target::new();
-    let mut tids = vec![target.pid()];
-    tids.extend((0..threads).map(|_| target.thread()));
-    (target, tids)
-}
 
 /// In and out again, with as many threads: each in the group's namespace, and then where it was.
 fn there_and_back(kind: &str, threads: usize) {

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 pub mod named;
+pub mod namespaces;
 pub mod raw;
 
 use std::collections::hash_map::DefaultHasher;

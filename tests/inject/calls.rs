@@ -6,62 +6,9 @@ use std::time::Duration;
 use cgfuse::inject::{Arg, Namespace, Plan, Syscall, Target as Whom};
 use nix::errno::Errno;
 
+use super::blocked::{CALLS, MICROS, io_uring_is_disabled, is_fragile};
 use super::target::{DEADLINE, NET, Target, UTS, call, holder, injector, program, report, setns, setns_file};
 use crate::common::{is_root, skipped};
-
-const EINTR: i32 = Errno::EINTR as i32;
-const ETIMEDOUT: i32 = Errno::ETIMEDOUT as i32;
-const EAGAIN: i32 = Errno::EAGAIN as i32;
-/// How long the target's calls block.
-const MICROS: i64 = 400_000;
-
-/// Name, result, errno, signal handlers run.
-const CALLS: [(&str, i64, i32, i64); 36] = [
-    ("pause", -1, EINTR, 1),
-    ("nanosleep", 0, 0, 0),
-    ("nanosleep-signal", -1, EINTR, 1),
-    ("clock_nanosleep-relative", 0, 0, 0),
-    ("clock_nanosleep-absolute", 0, 0, 0),
-    ("poll", 0, 0, 0),
-    ("poll-infinite", 1, 0, 0),
-    ("ppoll", 0, 0, 0),
-    ("ppoll-signal", -1, EINTR, 1),
-    ("select", 0, 0, 0),
-    ("pselect", 0, 0, 0),
-    ("futex", 0, 0, 0),
-    ("futex-relative", -1, ETIMEDOUT, 0),
-    ("futex-absolute", -1, ETIMEDOUT, 0),
-    ("read-pipe", 8, 0, 0),
-    ("read-signal", -1, EINTR, 1),
-    ("read-restart", 8, 0, 1),
-    ("write-pipe", 4096, 0, 0),
-    ("recv", 8, 0, 0),
-    ("accept", 1, 0, 0),
-    ("waitpid", 1, 0, 0),
-    ("waitid", 1, 0, 0),
-    ("sigsuspend", -1, EINTR, 1),
-    ("sigwaitinfo", 10, 0, 0),
-    ("epoll_wait-infinite", 1, 0, 0),
-    ("io_uring_enter", 0, 0, 0),
-    ("semop", 0, 0, 0),
-    ("msgrcv", 4, 0, 0),
-    ("eventfd", 8, 0, 0),
-    ("timerfd", 8, 0, 0),
-    ("inotify", 1, 0, 0),
-    ("flock", 0, 0, 0),
-    ("setlkw", 0, 0, 0),
-    ("mq_timedreceive", 3, 0, 0),
-    ("spin", 1, 0, 0),
-    // The kernel's own EINTR, which has no limit to count on.
-    ("sigtimedwait", -1, EAGAIN, 0),
-];
-
-/// These give EINTR when their thread is stopped in any way, see signal(7).
-const FRAGILE: [&str; 2] = ["epoll_wait-finite", "sigtimedwait"];
-
-pub(super) fn io_uring_is_disabled() -> bool {
-    std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").is_ok_and(|text| text.trim() != "0")
-}
 
 pub(super) fn all_calls(test: &str, program: &Path) {
     let mut injector = injector();
@@ -90,7 +37,7 @@ pub(super) fn all_calls(test: &str, program: &Path) {
             std::thread::sleep(Duration::from_millis(15));
         }
         let said = target.said();
-        let fragile = FRAGILE.contains(&name) && said.errno == EINTR;
+        let fragile = is_fragile(name, said.errno);
         assert!(fragile || (said.result, said.errno, said.extra) == (result, errno, handled), "{name}: {said:?} after {moves} moves");
         // A clock may be read a little before the call that the limit counts from.
         assert!(fragile || said.micros > MICROS - 5_000, "{name}: too short: {said:?}");

@@ -195,7 +195,7 @@ fn io_uring() {
     if !is_root() {
         return skipped("io_uring", "not root");
     }
-    if super::calls::io_uring_is_disabled() {
+    if super::blocked::io_uring_is_disabled() {
         return skipped("io_uring", "disabled");
     }
     let holder = holder(UTS);

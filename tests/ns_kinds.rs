@@ -1,0 +1,17 @@
+//! The ns controller on a real mount, from all sides: every kind, every way in and out, every number of threads, what fails in the middle,
+//! what a target sees of its moves, ordinary users, and what nobody should write.
+
+mod common;
+mod sandbox;
+
+/// Blocking calls, and how they end.
+#[path = "inject/blocked.rs"]
+mod blocked;
+/// A process that judges for itself.
+#[allow(dead_code, reason = "the injector's own tests use the rest")]
+#[path = "inject/target.rs"]
+mod target;
+
+mod ns_kinds {
+    mod matrix; // kinds, threads, ways
+}
