@@ -99,7 +99,7 @@ pub enum InjectError {
         errno: Errno,
     },
     /// A step failed.
-    #[error("{tid}: step {step}, {call}: {errno}")]
+    #[error("{tid}: step {step}, {call}: {errno}{}", advice(*.call, *.errno))]
     Call {
         /// The thread.
         tid: Tid,
@@ -142,6 +142,20 @@ pub enum InjectError {
     /// The injector's own system calls failed.
     #[error("the injector cannot work: {0}")]
     System(Errno),
+}
+
+/// What to do about a call that has failed, behind its errno.
+fn advice(call: Syscall, errno: Errno) -> &'static str {
+    match (call, errno) {
+        (Syscall::Setns, Errno::EPERM) => {
+            " (entering a namespace needs CAP_SYS_ADMIN in the user namespace that owns it, a mount namespace CAP_SYS_CHROOT too)"
+        }
+        (Syscall::Chroot, Errno::EPERM) => " (it needs CAP_SYS_CHROOT)",
+        (Syscall::Chroot, Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP) => {
+            " (the path must be a directory where the task sees it)"
+        }
+        _ => "",
+    }
 }
 
 /// What of a target is not known.
