@@ -14,4 +14,5 @@ mod target;
 
 mod ns_kinds {
     mod matrix; // kinds, threads, ways
+    mod rollback; // what fails in the middle
 }

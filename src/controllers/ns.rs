@@ -229,7 +229,9 @@ fn enter(
     // Its numbers are ours.
     let same_pids =
         Ns::active(tgid, Namespace::PidForChildren).ok() == Ns::active(std::process::id().cast_signed(), Namespace::PidForChildren).ok();
-    let mut steps = Steps { plan: Plan::default(), multi, shares_fs: multi && ids == Ids::Processes, same_pids };
+    let shares_fs = multi && ids == Ids::Processes;
+    let tids: Vec<Tid> = party.changes.iter().map(|change| change.tid).collect();
+    let mut steps = Steps { plan: Plan::default(), multi, shares_fs, same_pids, tids };
     let cwd = Dir::of(first, "cwd").map_err(fail(first, "looking at its working directory"))?;
     let root = Dir::of(first, "root").map_err(fail(first, "looking at its root directory"))?;
     let old: Vec<Ns> = old.into_iter().filter(|ns| differ(ns.kind())).collect();
@@ -257,8 +259,8 @@ fn enter(
         _ => None,
     };
     let took = Took { old: &old, keeper: keeper.as_ref(), root: &root, cwd: &cwd };
-    steps.enter(&back, guest.as_ref(), &took, first)?;
-    steps.enter(&there, to.holder.as_deref(), &took, first)?;
+    steps.enter(&back, guest.as_ref(), &took);
+    steps.enter(&there, to.holder.as_deref(), &took);
     if moves_root {
         let undo = steps.restore(&root, Some(&cwd));
         let base = home.root.as_ref().filter(|_| !differ(Namespace::Mnt) || leaves(Namespace::Mnt));
@@ -273,15 +275,15 @@ fn enter(
             steps.plan.step(call, undo.clone());
         }
     }
-    let Steps { mut plan, .. } = steps;
+    let Steps { mut plan, tids, .. } = steps;
     plan.expect = differs.iter().map(|ns| (ns.kind(), ns.ino())).collect();
     let target = if ids == Ids::Processes { Target::Process(tgid) } else { Target::Thread(first) };
     let is_ours = |writer: &&Writer<'_>| machine.is_thread_of(tgid, writer.tid) && (ids == Ids::Processes || writer.tid == first);
     let answer: Option<Answer<'_>> = writer.filter(is_ours).map(|writer| (writer.tid, writer.answer));
     proxy.inject(target, &plan, answer).map_err(|error| Failure::new(error.errno(), error.to_string()))?;
 
-    let mut back = Steps { plan: Plan::default(), multi, shares_fs: false, same_pids };
-    back.enter(&old, keeper.as_ref(), &Took { old: &[], keeper: None, root: &root, cwd: &cwd }, first)?;
+    let mut back = Steps { plan: Plan::default(), multi, shares_fs, same_pids, tids };
+    back.enter(&old, keeper.as_ref(), &Took { old: &[], keeper: None, root: &root, cwd: &cwd });
     if moves_root || differ(Namespace::Mnt) {
         for call in back.restore(&root, Some(&cwd)) {
             back.plan.step(call, Vec::new());
@@ -305,6 +307,8 @@ struct Steps {
     /// All threads that share a root directory are moved.
     shares_fs: bool,
     same_pids: bool,
+    /// Who moves.
+    tids: Vec<Tid>,
 }
 
 impl Steps {
@@ -314,9 +318,9 @@ impl Steps {
     }
 
     /// Into these: together if somebody is there who can be followed, else one by one.
-    fn enter(&mut self, to: &[Ns], holder: Option<&Holder>, took: &Took<'_>, tid: Tid) -> std::result::Result<(), Failure> {
+    fn enter(&mut self, to: &[Ns], holder: Option<&Holder>, took: &Took<'_>) {
         if to.is_empty() {
-            return Ok(());
+            return;
         }
         let kinds: Vec<Namespace> = to.iter().map(Ns::kind).collect();
         let undo = self.undo(&kinds, took);
@@ -326,22 +330,30 @@ impl Steps {
                 let undo = self.undo(&[ns.kind()], took);
                 self.plan.step(Invocation::new(Syscall::Setns, [fd, flag(ns.kind()).bits().into()]), undo);
             }
-            return Ok(());
+            return;
         };
-        let mut mask: CloneFlags = kinds.iter().map(|kind| flag(*kind)).collect();
-        if self.multi && mask == CloneFlags::CLONE_NEWNS && self.shares_fs {
-            // A mount namespace alone cannot be entered by threads that share their directories; with another kind it can.
-            let neutral = [Namespace::Uts, Namespace::Ipc, Namespace::Net, Namespace::Cgroup];
-            match neutral.into_iter().find(|kind| ino_of(holder.pid, *kind).is_ok_and(|ino| ino_of(tid, *kind) == Ok(ino))) {
-                Some(kind) => mask |= flag(kind),
-                None => {
-                    self.plan.step(Invocation::new(Syscall::Unshare, [CloneFlags::CLONE_FS.bits().into()]), Vec::new());
-                }
-            }
+        let (mask, alone) = self.mask(&kinds, holder);
+        if alone {
+            self.plan.step(Invocation::new(Syscall::Unshare, [CloneFlags::CLONE_FS.bits().into()]), Vec::new());
         }
         let fd = self.pidfd(holder);
         self.plan.step(Invocation::new(Syscall::Setns, [fd, mask.bits().into()]), undo);
-        Ok(())
+    }
+
+    /// The flags for entering these kinds of a holder's, and whether each thread must have directories of its own for that: threads that share
+    /// them cannot enter a mount namespace alone, but with another kind, which is one that they have in common with the holder.
+    fn mask(&self, kinds: &[Namespace], holder: &Holder) -> (CloneFlags, bool) {
+        let mask: CloneFlags = kinds.iter().map(|kind| flag(*kind)).collect();
+        if mask != CloneFlags::CLONE_NEWNS || !self.multi || !self.shares_fs {
+            return (mask, false);
+        }
+        // The dead are nowhere.
+        let is_in = |tid: Tid, kind, ino| ino_of(tid, kind).map_or_else(|errno| errno == Errno::ESRCH, |now| now == ino);
+        let common = |kind: &Namespace| ino_of(holder.pid, *kind).is_ok_and(|ino| self.tids.iter().all(|tid| is_in(*tid, *kind, ino)));
+        match [Namespace::Uts, Namespace::Ipc, Namespace::Net, Namespace::Cgroup].into_iter().find(common) {
+            Some(kind) => (mask | flag(kind), false),
+            None => (mask, true),
+        }
     }
 
     /// The calls that bring a thread back from these kinds.
@@ -350,8 +362,11 @@ impl Steps {
         let mut calls = Vec::new();
         match took.keeper {
             Some(keeper) if kinds.contains(&Namespace::Mnt) => {
-                let mask: CloneFlags = old.iter().map(|ns| flag(ns.kind())).collect();
-                let mask = if mask == CloneFlags::CLONE_NEWNS { mask | CloneFlags::CLONE_NEWUTS } else { mask };
+                let kinds: Vec<Namespace> = old.iter().map(|ns| ns.kind()).collect();
+                let (mask, alone) = self.mask(&kinds, keeper);
+                if alone {
+                    calls.push(Invocation::new(Syscall::Unshare, [CloneFlags::CLONE_FS.bits().into()]));
+                }
                 let fd = self.plan.fd(Descriptor::File(keeper.pidfd.clone()));
                 calls.push(Invocation::new(Syscall::Setns, [fd, mask.bits().into()]));
             }
