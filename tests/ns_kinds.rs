@@ -13,6 +13,7 @@ mod blocked;
 mod target;
 
 mod ns_kinds {
+    mod interrupted; // what a target sees of it
     mod matrix; // kinds, threads, ways
     mod rollback; // what fails in the middle
 }
