@@ -66,7 +66,7 @@ impl Ns {
     /// # Errors
     /// ESRCH if there is no such task, EACCES if we may not look, ENOENT for a pid namespace that has never had an init.
     pub fn of(tid: Tid, kind: Namespace) -> Result<Self, Errno> {
-        Self::open(Path::new(&format!("/proc/{tid}/ns/{}", kind.file())), kind)
+        Self::open(Path::new(&format!("/proc/{tid}/ns/{}", kind.file())), kind).map_err(|errno| gone(errno, kind))
     }
 
     /// The one that a process itself is in.
@@ -157,7 +157,9 @@ impl Dir {
     /// Those of open(2).
     pub fn of(tid: Tid, link: &str) -> Result<Self, Errno> {
         let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_DIRECTORY;
-        let file = nix::fcntl::open(format!("/proc/{tid}/{link}").as_str(), flags, nix::sys::stat::Mode::empty())?;
+        let file = nix::fcntl::open(format!("/proc/{tid}/{link}").as_str(), flags, nix::sys::stat::Mode::empty());
+        // Who is on its way out has none any more, as if it were not there.
+        let file = file.map_err(|errno| if errno == Errno::ENOENT { Errno::ESRCH } else { errno })?;
         let meta = File::from(file.try_clone().map_err(|error| errno(&error))?).metadata().map_err(|error| errno(&error))?;
         Ok(Self { file: file.into(), id: (meta.dev(), meta.ino()) })
     }
@@ -169,15 +171,17 @@ impl Dir {
     }
 }
 
+/// Who is on its way out has no namespaces any more, as if it were not there.
+fn gone(errno: Errno, kind: Namespace) -> Errno {
+    if errno == Errno::ENOENT && kind != Namespace::PidForChildren { Errno::ESRCH } else { errno }
+}
+
 /// The inode number of a task's namespace.
 ///
 /// # Errors
 /// ESRCH if there is no such task, EACCES if we may not look, ENOENT for a pid namespace that has never had an init.
 pub fn ino_of(tid: Tid, kind: Namespace) -> Result<u64, Errno> {
-    let link = std::fs::read_link(format!("/proc/{tid}/ns/{}", kind.file())).map_err(|error| match errno(&error) {
-        Errno::ENOENT if kind != Namespace::PidForChildren => Errno::ESRCH,
-        other => other,
-    })?;
+    let link = std::fs::read_link(format!("/proc/{tid}/ns/{}", kind.file())).map_err(|error| gone(errno(&error), kind))?;
     let text = link.to_string_lossy();
     let digits = text.split(['[', ']']).nth(1).ok_or(Errno::EIO)?;
     digits.parse().map_err(|_| Errno::EIO)
