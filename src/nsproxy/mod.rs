@@ -66,7 +66,7 @@ impl Ns {
     /// # Errors
     /// ESRCH if there is no such task, EACCES if we may not look, ENOENT for a pid namespace that has never had an init.
     pub fn of(tid: Tid, kind: Namespace) -> Result<Self, Errno> {
-        Self::open(Path::new(&format!("/proc/{tid}/ns/{}", kind.file())), kind).map_err(|errno| gone(errno, kind))
+        Self::open(Path::new(&format!("/proc/{tid}/ns/{}", kind.file())), kind).map_err(|errno| gone(errno, tid, kind))
     }
 
     /// The one that a process itself is in.
@@ -171,9 +171,13 @@ impl Dir {
     }
 }
 
-/// Who is on its way out has no namespaces any more, as if it were not there.
-fn gone(errno: Errno, kind: Namespace) -> Errno {
-    if errno == Errno::ENOENT && kind != Namespace::PidForChildren { Errno::ESRCH } else { errno }
+/// Who is on its way out has no namespaces any more, and of who is gone the kernel says EACCES: neither is there.
+fn gone(errno: Errno, tid: Tid, kind: Namespace) -> Errno {
+    match errno {
+        Errno::ENOENT if kind != Namespace::PidForChildren => Errno::ESRCH,
+        Errno::EACCES | Errno::ENOENT if !Path::new(&format!("/proc/{tid}")).exists() => Errno::ESRCH,
+        _ => errno,
+    }
 }
 
 /// The inode number of a task's namespace.
@@ -181,7 +185,7 @@ fn gone(errno: Errno, kind: Namespace) -> Errno {
 /// # Errors
 /// ESRCH if there is no such task, EACCES if we may not look, ENOENT for a pid namespace that has never had an init.
 pub fn ino_of(tid: Tid, kind: Namespace) -> Result<u64, Errno> {
-    let link = std::fs::read_link(format!("/proc/{tid}/ns/{}", kind.file())).map_err(|error| gone(errno(&error), kind))?;
+    let link = std::fs::read_link(format!("/proc/{tid}/ns/{}", kind.file())).map_err(|error| gone(errno(&error), tid, kind))?;
     let text = link.to_string_lossy();
     let digits = text.split(['[', ']']).nth(1).ok_or(Errno::EIO)?;
     digits.parse().map_err(|_| Errno::EIO)
