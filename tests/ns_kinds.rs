@@ -1,8 +1,7 @@
 //! The ns controller on a real mount, from all sides: every kind, every way in and out, every number of threads, what fails in the middle,
-//! what a target sees of its moves, ordinary users, and what nobody should write.
+//! and what a target sees of its moves.
 
 mod common;
-mod sandbox;
 
 /// Blocking calls, and how they end.
 #[path = "inject/blocked.rs"]
