@@ -1,9 +1,10 @@
-//! The ns controller on a real mount, from all sides: every kind, every way in and out, every number of threads, what fails in the middle,
-//! and what a target sees of its moves.
+//! The ns controller on a real mount, from all sides: every kind, every way in and out, every number of threads, and
+//! what fails in the middle.
 
 mod common;
 
-/// Blocking calls, and how they end.
+/// Of the calls that block, whether io_uring is there.
+#[allow(dead_code, reason = "the injector's own tests use the rest")]
 #[path = "inject/blocked.rs"]
 mod blocked;
 /// A process that judges for itself.
@@ -12,7 +13,6 @@ mod blocked;
 mod target;
 
 mod ns_kinds {
-    mod interrupted; // what a target sees of it
     mod matrix; // kinds, threads, ways
     mod rollback; // what fails in the middle
 }
