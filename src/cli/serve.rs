@@ -34,20 +34,20 @@ const PROBE: &str = "notify_on_release";
 /// Serves until unmounted.
 pub fn in_foreground(dir: &Path, options: &MountOptions) -> Result<(), Failure> {
     let hangup = if hangup_is_ignored() { Hangup::Ignored } else { Hangup::Unmounts };
-    let server = start(dir, options, hangup)?;
-    finish(server, dir)
+    let (server, mount) = start(dir, options, hangup)?;
+    finish(server, mount, dir)
 }
 
 /// Serves until unmounted; the starter hears of it when the mount answers.
 pub fn in_background(dir: &Path, options: &MountOptions, reporter: Reporter) -> Exit {
-    let server = match start(dir, options, Hangup::Ignored) {
+    let (server, mount) = match start(dir, options, Hangup::Ignored) {
         Ok(server) => server,
         Err(failure) => {
             reporter.failed(&failure);
             return failure.exit;
         }
     };
-    let outcome = reporter.ready().and_then(|()| finish(server, dir));
+    let outcome = reporter.ready().and_then(|()| finish(server, mount, dir));
     if let Err(failure) = outcome {
         error!("{failure}");
         return failure.exit;
@@ -71,7 +71,7 @@ fn hangup_is_ignored() -> bool {
 }
 
 /// Mounts and makes sure that the mount answers.
-fn start(dir: &Path, options: &MountOptions, hangup: Hangup) -> Result<Server, Failure> {
+fn start(dir: &Path, options: &MountOptions, hangup: Hangup) -> Result<(Server, Mount), Failure> {
     let failure = |message: String| Failure::new(Exit::Failure, message);
     let shown = dir.display();
     // In the background nobody sees what goes to standard error.
@@ -85,7 +85,7 @@ fn start(dir: &Path, options: &MountOptions, hangup: Hangup) -> Result<Server, F
     })?;
     let place = mountinfo::locate(dir).map_err(|error| failure(format!("{shown}: {}", reason(&error))))?;
     let mount = place.mount.ok_or_else(|| failure(format!("{shown}: unmounted again at once")))?;
-    let stopper = Stopper { mount, hangup };
+    let stopper = Stopper { mount: mount.clone(), hangup };
     let probed = probe(dir.to_owned());
     if probed.is_err() {
         stopper.stop();
@@ -96,7 +96,7 @@ fn start(dir: &Path, options: &MountOptions, hangup: Hangup) -> Result<Server, F
         .map_err(|error| Failure::system("starting a thread", error))?;
     probed?;
     info!("mounted on {shown}");
-    Ok(server)
+    Ok((server, mount))
 }
 
 /// What can be done about a failure of mount(2) or fusermount3 that nobody could foresee.
@@ -109,14 +109,12 @@ fn advice(error: &str) -> &'static str {
     known.into_iter().find(|(text, _)| error.contains(text)).map_or("", |(_, advice)| advice)
 }
 
-fn finish(server: Server, dir: &Path) -> Result<(), Failure> {
+/// Serves. The starter has been told, and may unmount: nobody may look at the mount point from here on, which would be busy.
+fn finish(server: Server, mount: Mount, dir: &Path) -> Result<(), Failure> {
     let shown = dir.display();
     let unpin = server.unpin();
-    let place = mountinfo::locate(dir).ok().and_then(|place| place.mount);
     let watch = move || {
-        if let Some(mount) = place {
-            wait_until_gone(&mount);
-        }
+        wait_until_gone(&mount);
         unpin();
     };
     thread::Builder::new().name("mounts".to_owned()).spawn(watch).map_err(|error| Failure::system("starting a thread", error))?;
