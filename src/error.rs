@@ -68,6 +68,9 @@ pub enum Error {
     /// More different places of tasks than there are numbers for.
     #[error("too many different sets of tasks")]
     NoMemory,
+    /// The client is to be stopped while it waits, and is made to ask again: see [`crate::inject`].
+    #[error("to be made again")]
+    Restart,
     /// What the system call that did the work said.
     #[error("{0}")]
     Sys(Errno),
@@ -96,6 +99,7 @@ impl Error {
             Self::BufferTooSmall => Errno::ERANGE,
             Self::NotSupported => Errno::EOPNOTSUPP,
             Self::NoMemory => Errno::ENOMEM,
+            Self::Restart => Errno::ERESTART,
             Self::Sys(errno) => errno,
         }
     }

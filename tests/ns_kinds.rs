@@ -13,6 +13,7 @@ mod blocked;
 mod target;
 
 mod ns_kinds {
+    mod clients; // targets that are clients themselves
     mod matrix; // kinds, threads, ways
     mod rollback; // what fails in the middle
 }

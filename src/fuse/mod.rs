@@ -1,6 +1,7 @@
 //! FUSE layer: the only module that names fuser. Decode, call, reply.
 
 mod housekeeper;
+mod lane;
 mod mount;
 
 pub use mount::MountError;
@@ -20,14 +21,13 @@ use fuser::{
     WriteFlags,
 };
 use housekeeper::Housekeeper;
+use lane::{Lane, Turn};
 use nix::unistd::{getegid, geteuid};
 use parking_lot::Mutex;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
@@ -40,9 +40,6 @@ const MAX_WRITE: u32 = 1 << 20;
 
 /// More than any file takes: what is longer need not be kept to be refused.
 const MAX_COMMAND: usize = 64 << 10;
-
-/// Work that may take long and would keep other requests waiting.
-type Job = Box<dyn FnOnce(&Vfs) + Send>;
 
 /// A mounted hierarchy and the threads that serve it.
 #[derive(Debug)]
@@ -131,28 +128,28 @@ struct Face {
     xattr: bool,
     housekeeper: Housekeeper,
     /// Changes that are slow or must wait for one, in their order.
-    writes: Sender<Job>,
+    writes: Lane,
     /// Long lists.
-    reads: Sender<Job>,
+    reads: Lane,
 }
 
 impl Face {
     fn new(vfs: Arc<Vfs>, xattr: bool) -> io::Result<Self> {
-        let lane = |name: &str| -> io::Result<Sender<Job>> {
-            let (sender, jobs): (_, Receiver<Job>) = channel();
-            let vfs = vfs.clone();
-            thread::Builder::new().name(name.into()).spawn(move || jobs.into_iter().for_each(|job| run(job, &vfs)))?;
-            Ok(sender)
-        };
-        Ok(Self { writes: lane("slow-writes")?, reads: lane("slow-reads")?, housekeeper: Housekeeper::new(&vfs)?, xattr, vfs })
+        let (writes, reads) = (Lane::new("slow-writes", &vfs)?, Lane::new("slow-reads", &vfs)?);
+        if let Some(nsproxy) = vfs.hierarchy().machine().nsproxy() {
+            let lanes = [writes.turn_away(), reads.turn_away()];
+            nsproxy.on_waiting(move |threads| lanes.iter().for_each(|turn_away| turn_away(threads)));
+        }
+        Ok(Self { writes, reads, housekeeper: Housekeeper::new(&vfs)?, xattr, vfs })
     }
 
     /// Runs a change of the hierarchy, at once if nobody else has it, else behind whoever has, and answers when it is free again.
     fn change<R: Send + 'static, T>(
         &self,
+        client: Client,
         reply: R,
-        change: impl FnOnce(&Vfs, &Locked<'_>) -> T + Send + 'static,
-        answer: impl FnOnce(R, T) + Send + 'static,
+        change: impl FnOnce(&Vfs, &Locked<'_>) -> Result<T> + Send + 'static,
+        answer: impl FnOnce(R, Result<T>) + Send + 'static,
     ) {
         match self.vfs.hierarchy().try_lock() {
             Some(locked) => {
@@ -160,24 +157,15 @@ impl Face {
                 drop(locked);
                 answer(reply, done);
             }
-            None => self.defer(&self.writes, move |vfs| {
-                let done = change(vfs, &vfs.hierarchy().lock());
+            None => self.writes.put(client.tid, move |turn| {
+                let done = match turn {
+                    Turn::Now(vfs) => change(vfs, &vfs.hierarchy().lock()),
+                    Turn::Again => Err(Error::Restart),
+                };
                 answer(reply, done);
             }),
         }
         self.housekeeper.look(&self.vfs);
-    }
-
-    /// A lane ends only with the server; a job that is dropped with it answers with an error.
-    fn defer(&self, lane: &Sender<Job>, job: impl FnOnce(&Vfs) + Send + 'static) {
-        let _ = lane.send(Box::new(job));
-    }
-}
-
-/// A bug in one job costs its client an error, not everybody the lane.
-fn run(job: Job, vfs: &Vfs) {
-    if catch_unwind(AssertUnwindSafe(|| job(vfs))).is_err() {
-        log::error!("a request has panicked; its client gets EIO");
     }
 }
 
@@ -330,16 +318,16 @@ impl Filesystem for Face {
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
         let (name, client) = (name.as_bytes().to_vec(), client(req));
-        self.change(reply, move |vfs, locked| vfs.mkdir(locked, parent.0, &name, mode as u16, client), reply_entry);
+        self.change(client, reply, move |vfs, locked| vfs.mkdir(locked, parent.0, &name, mode as u16, client), reply_entry);
     }
 
     fn unlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
         reply.error(Errno::EPERM);
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.as_bytes().to_vec();
-        self.change(reply, move |vfs, locked| vfs.rmdir(locked, parent.0, &name), reply_empty);
+        self.change(client(req), reply, move |vfs, locked| vfs.rmdir(locked, parent.0, &name), reply_empty);
     }
 
     fn symlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, _target: &Path, reply: ReplyEntry) {
@@ -348,7 +336,7 @@ impl Filesystem for Face {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -360,7 +348,7 @@ impl Filesystem for Face {
             return reply.error(Errno::EINVAL);
         }
         let (name, newname) = (name.as_bytes().to_vec(), newname.as_bytes().to_vec());
-        self.change(reply, move |vfs, locked| vfs.rename(locked, parent.0, &name, newparent.0, &newname), reply_empty);
+        self.change(client(req), reply, move |vfs, locked| vfs.rename(locked, parent.0, &name, newparent.0, &newname), reply_empty);
     }
 
     fn link(&self, _req: &Request, _ino: INodeNo, _newparent: INodeNo, _newname: &OsStr, reply: ReplyEntry) {
@@ -391,7 +379,9 @@ impl Filesystem for Face {
     ) {
         let (fh, size, client) = (fh.0, size as usize, client(req));
         if self.vfs.is_slow_read(fh) {
-            self.defer(&self.reads, move |vfs| reply_data(reply, vfs.read(fh, offset, size, client)));
+            self.reads.put(client.tid, move |turn| {
+                reply_data(reply, if let Turn::Now(vfs) = turn { vfs.read(fh, offset, size, client) } else { Err(Error::Restart) });
+            });
         } else {
             reply_data(reply, self.vfs.read(fh, offset, size, client));
         }
@@ -424,8 +414,9 @@ impl Filesystem for Face {
             None => {
                 let data = data[..len.min(MAX_COMMAND)].to_vec();
                 let housekeeper = self.housekeeper.clone();
-                self.defer(&self.writes, move |vfs| {
+                self.writes.put(client.tid, move |turn| {
                     let answer = Answer::new(reply, len);
+                    let Turn::Now(vfs) = turn else { return answer.give(Err(Error::Restart)) };
                     let done = vfs.write(&mut vfs.hierarchy().lock(), fh, &data, client, &|| answer.give(Ok(())));
                     answer.give(done);
                     housekeeper.look(vfs);

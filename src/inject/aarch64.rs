@@ -92,6 +92,9 @@ pub(super) fn resumed(regs: &Regs, _: Abi, at_svc: bool) -> Regs {
     regs
 }
 
+/// See [`mended`].
+pub(super) const TURNS_AWAY: bool = false;
+
 /// Not to be told from the registers: whether a call has given EINTR of its own.
 pub(super) fn mended(_: &Regs, _: Abi) -> Option<Regs> {
     None

@@ -99,12 +99,12 @@ impl Helper {
             Err(error) => return (Err(error), true),
         };
         let plan = &request.plan;
-        let interrupted = || {
-            if plan.writer.is_some() {
-                self.reply(&Reply::Interrupted);
+        let tell = |reply| {
+            if plan.writer.is_some() || reply != Reply::Interrupted {
+                self.reply(&reply);
             }
         };
-        let attached = tracees.attach(target, plan.skip_io_workers, start + request.deadline, interrupted);
+        let attached = tracees.attach(target, plan.skip_io_workers, start + request.deadline, tell);
         let prepared = attached.and_then(|()| Run::prepare(&mut tracees, plan));
         let result = match prepared {
             Ok(mut run) => {

@@ -26,6 +26,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use nix::unistd::ftruncate;
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -57,6 +58,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Injector {
     program: PathBuf,
     process: Option<Process>,
+    waiting: Waiting,
+}
+
+/// See [`Injector::on_waiting`].
+struct Waiting(Box<dyn Fn(&[Tid]) + Send>);
+
+impl fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Waiting")
+    }
 }
 
 #[derive(Debug)]
@@ -70,7 +81,14 @@ impl Injector {
     /// `program` is one whose `main` heeds [`HELPER_ARG`]: /proc/self/exe, in the server.
     #[must_use]
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), process: None }
+        Self { program: program.into(), process: None, waiting: Waiting(Box::new(|_| ())) }
+    }
+
+    /// Who sleeps in a request to a file system of ours cannot stop before that is answered, and we may not get to that before the injection is
+    /// over. `turn_away` is told of threads that have been asked to stop and do not: it may answer their requests with ERESTART. They are made
+    /// again when the thread goes on, which sees nothing of it. It may be called several times in an injection, a few times each 100 ms.
+    pub fn on_waiting(&mut self, turn_away: impl Fn(&[Tid]) + Send + 'static) {
+        self.waiting = Waiting(Box::new(turn_away));
     }
 
     /// The injector process, if it runs.
@@ -84,7 +102,8 @@ impl Injector {
     /// # Errors
     /// [`InjectError::System`].
     pub fn start(&mut self) -> Result<(), InjectError> {
-        self.ready().map(drop)
+        self.process = Some(self.take()?);
+        Ok(())
     }
 
     /// Has all threads of the target execute the plan, or none. `deadline` is the time that they have to stop; what follows
@@ -118,27 +137,23 @@ impl Injector {
     fn request(&mut self, target: Target, plan: Plan, deadline: Duration, answer: impl FnOnce()) -> Result<Report, InjectError> {
         plan.check()?;
         let request = Request { target, plan, deadline };
-        let mut process = self.ready()?;
+        let mut process = self.take()?;
         // If it has died since the last request, nothing has been done.
         if process.send(&request).is_err() {
-            self.process = None;
-            process = self.ready()?;
+            process = self.take()?;
             process.send(&request).map_err(InjectError::System)?;
         }
-        let (result, usable) = process.result(&request, answer);
-        if !usable {
-            self.process = None;
+        let (result, usable) = process.result(&request, answer, &self.waiting.0);
+        if usable {
+            self.process = Some(process);
         }
         result
     }
 
-    /// The injector process, started if there is none.
-    fn ready(&mut self) -> Result<&mut Process, InjectError> {
-        let process = match self.process.take() {
-            Some(process) => process,
-            None => Process::start(&self.program).map_err(|error| InjectError::System(errno(&error)))?,
-        };
-        Ok(self.process.insert(process))
+    /// The injector process, or a new one.
+    fn take(&mut self) -> Result<Process, InjectError> {
+        let process = self.process.take().map_or_else(|| Process::start(&self.program), Ok);
+        process.map_err(|error| InjectError::System(errno(&error)))
     }
 }
 
@@ -171,7 +186,7 @@ impl Process {
     }
 
     /// What the request has come to, and whether this process can serve another.
-    fn result(&self, request: &Request, answer: impl FnOnce()) -> (Result<Report, InjectError>, bool) {
+    fn result(&self, request: &Request, answer: impl FnOnce(), waiting: &dyn Fn(&[Tid])) -> (Result<Report, InjectError>, bool) {
         let mut answer = Some(answer);
         let mut end = Instant::now() + request.deadline + helper::GRACE;
         let mut buffer = vec![0; MAX_MESSAGE];
@@ -195,6 +210,7 @@ impl Process {
                         answer();
                     }
                 }
+                Some(Reply::Waiting(tids)) => waiting(&tids),
                 Some(Reply::Done { result, last }) => return (result, !last),
                 None => return (Err(died()), false),
             }

@@ -1,8 +1,10 @@
 //! Injection: the threads of a target, seized and stopped. Nothing of them is modified here.
 
+use super::arch;
 use super::error::InjectError;
 use super::plan::Target;
 use super::proc;
+use super::wire::Reply;
 use crate::sys::ptrace::{self, Event, Ticks};
 use crate::sys::{Errno, Tid};
 use nix::unistd::getpid;
@@ -11,6 +13,9 @@ use std::time::{Duration, Instant};
 
 /// How often a wait that lasts is interrupted to look at the deadline and at threads that went without a word.
 const TICK: Duration = Duration::from_millis(20);
+
+/// So many are named at a time that have not stopped.
+const MAX_WAITING: usize = 1_000;
 
 /// Where a seized thread is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +59,8 @@ impl Tracees {
         })
     }
 
-    /// Seizes and stops all threads, until there is none that is not stopped. `interrupted` is called once, when all that
-    /// were there at first have been asked to stop.
+    /// Seizes and stops all threads, until there is none that is not stopped. `tell` is given [`Reply::Interrupted`] once, when all that
+    /// were there at first have been asked to stop, and [`Reply::Waiting`] every [`TICK`] in which one has not.
     ///
     /// On an error some may be seized and running: [`Tracees::release`].
     pub(super) fn attach(
@@ -63,9 +68,9 @@ impl Tracees {
         target: Target,
         skip_io_workers: bool,
         deadline: Instant,
-        interrupted: impl FnOnce(),
+        tell: impl Fn(Reply),
     ) -> Result<(), InjectError> {
-        let mut interrupted = Some(interrupted);
+        let mut told = false;
         loop {
             let listed = match target {
                 Target::Process(_) => proc::threads(self.tgid),
@@ -83,13 +88,13 @@ impl Tracees {
             }
             // Not before: a thread that is refused ends the pass without having disturbed those before it.
             self.interrupt_from(known);
-            if let Some(interrupted) = interrupted.take() {
-                interrupted();
+            if !std::mem::replace(&mut told, true) {
+                tell(Reply::Interrupted);
             }
             if new == 0 && self.all_hold() && self.is_complete(target) {
                 break;
             }
-            self.wait_stopped(deadline)?;
+            self.wait_stopped(deadline, &tell)?;
             if Instant::now() >= deadline {
                 return Err(InjectError::Unsettled { tid: self.tgid });
             }
@@ -237,7 +242,7 @@ impl Tracees {
         self.states[i] = State::Running;
     }
 
-    fn wait_stopped(&mut self, deadline: Instant) -> Result<(), InjectError> {
+    fn wait_stopped(&mut self, deadline: Instant, tell: impl Fn(Reply)) -> Result<(), InjectError> {
         let mut i = 0;
         while i < self.states.len() {
             if !self.is_running(i) {
@@ -254,6 +259,11 @@ impl Tracees {
                     }
                     let tid = self.tids[i];
                     return Err(InjectError::NotStopping { tid, state: proc::stat(self.tgid, tid).map_or('?', |stat| stat.state) });
+                }
+                // Who is told so late that it may be let go before it has stopped would see why.
+                None if arch::TURNS_AWAY && self.is_running(i) && Instant::now() + 2 * TICK < deadline => {
+                    let running = (0..self.tids.len()).filter(|i| self.is_running(*i)).take(MAX_WAITING);
+                    tell(Reply::Waiting(running.map(|i| self.tids[i]).collect()));
                 }
                 None => {}
             }

@@ -23,6 +23,8 @@ pub(super) struct Request {
 pub(super) enum Reply {
     /// Every thread known has been asked to stop; the writer can be answered.
     Interrupted,
+    /// These have been asked to stop some time ago and have not.
+    Waiting(Vec<Tid>),
     /// The end.
     Done {
         /// Of the injection.
@@ -180,6 +182,10 @@ impl Reply {
             Self::Interrupted => {
                 out.word(0);
             }
+            Self::Waiting(tids) => {
+                out.word(3).len(tids.len());
+                tids.iter().for_each(|tid| _ = out.tid(*tid));
+            }
             Self::Done { result: Ok(report), last } => {
                 out.word(1).word((*last).into()).len(report.threads).len(report.skipped).word(report.stopped_ns).word(report.total_ns);
             }
@@ -196,6 +202,7 @@ impl Reply {
         let message = &mut message;
         Some(match message.word()? {
             0 => Self::Interrupted,
+            3 => Self::Waiting(message.list(In::tid)?),
             kind => {
                 let last = message.word()? == 1;
                 let result = match kind {
@@ -307,7 +314,7 @@ mod tests {
         let report = Report { threads: 1, skipped: 2, stopped_ns: 3, total_ns: u64::MAX };
         let results = errors.into_iter().map(Err).chain([Ok(report)]);
         let replies = results.flat_map(|result| [true, false].map(|last| Reply::Done { result: result.clone(), last }));
-        for reply in replies.chain([Reply::Interrupted]) {
+        for reply in replies.chain([Reply::Interrupted, Reply::Waiting(vec![4, 5])]) {
             let message = reply.encode();
             assert_eq!(Reply::decode(&message).as_ref(), Some(&reply));
             for len in 0..message.len() {

@@ -10,6 +10,11 @@ const RESTART_NOINTR: i64 = -513;
 const RESTART_NOHAND: i64 = -514;
 const RESTART_BLOCK: i64 = -516;
 const EINTR: i64 = -4;
+/// -ERESTART, which no call returns to a program.
+const TURNED_AWAY: i64 = -85;
+
+/// Whether [`mended`] can have a call made again that its server has turned away.
+pub(super) const TURNS_AWAY: bool = true;
 
 /// With it io_uring_enter(2) may have a time limit.
 const IORING_ENTER_EXT_ARG: u64 = 8;
@@ -113,9 +118,14 @@ pub(super) fn resumed(regs: &Regs, abi: Abi, _at_call: bool) -> Regs {
 }
 
 /// Some calls give EINTR of their own, whatever has interrupted them: the registers for having them made again, where no time limit is
-/// lost by it.
+/// lost by it. And for those whose server has turned them away, so that their thread could stop.
 pub(super) fn mended(regs: &Regs, abi: Abi) -> Option<Regs> {
-    (result(regs, abi) == EINTR && repeats(regs, abi)).then(|| Regs { rax: RESTART_NOHAND.cast_unsigned(), ..*regs })
+    let restart = match result(regs, abi) {
+        EINTR if repeats(regs, abi) => RESTART_NOHAND,
+        TURNED_AWAY => RESTART_NOINTR,
+        _ => return None,
+    };
+    Some(Regs { rax: restart.cast_unsigned(), ..*regs })
 }
 
 /// What a call returns, or nothing special.

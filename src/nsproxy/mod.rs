@@ -209,6 +209,11 @@ impl Nsproxy {
         Self { injector: Mutex::new(Injector::new(&program)), program }
     }
 
+    /// See [`Injector::on_waiting`].
+    pub fn on_waiting(&self, turn_away: impl Fn(&[Tid]) + Send + 'static) {
+        self.injector.lock().on_waiting(turn_away);
+    }
+
     /// A process that is in these namespaces.
     ///
     /// # Errors

@@ -33,6 +33,7 @@
 #include <sys/select.h>
 #include <sys/sem.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <sys/un.h>
@@ -945,6 +946,67 @@ static int writer(const char *file)
 	return 0;
 }
 
+/* Threads that use the groups a and b of a mount, each of which moves the whole process; all at once, until it is told to end. */
+static const char *hierarchy;
+static atomic_long requests, refused;
+static atomic_int refusal, over;
+
+static void count(int failed)
+{
+	atomic_fetch_add(&requests, 1);
+	if (failed) {
+		atomic_fetch_add(&refused, 1);
+		refusal = errno;
+	}
+}
+
+/* Opens, writes or reads, closes. */
+static void use(const char *file, int write_zero)
+{
+	char path[512], text[4096];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", hierarchy, file);
+	fd = open(path, write_zero ? O_WRONLY : O_RDONLY);
+	count(fd < 0 || (write_zero ? write(fd, "0", 1) != 1 : read(fd, text, sizeof(text)) < 0));
+	if (fd >= 0)
+		close(fd);
+}
+
+static void *client(void *arg)
+{
+	pid_t me = syscall(SYS_gettid);
+	char own[512];
+
+	(void)arg;
+	snprintf(own, sizeof(own), "%s/of-%d", hierarchy, me);
+	for (int i = me; !over; i++) {
+		use(i & 1 ? "a/cgroup.procs" : "b/cgroup.procs", 1);
+		use(i & 1 ? "b/tasks" : "a/tasks", 0);
+		count(mkdir(own, 0755));
+		count(rmdir(own));
+	}
+	return NULL;
+}
+
+static int clients(int n, const char *dir)
+{
+	pthread_t t[64];
+
+	hierarchy = dir;
+	for (int i = 0; i < n; i++)
+		if (pthread_create(&t[i], NULL, client, NULL))
+			die("pthread_create");
+	ready();
+	while (!told())
+		usleep(1000);
+	over = 1;
+	for (int i = 0; i < n; i++)
+		pthread_join(t[i], NULL);
+	dprintf(1, "R %ld %d 0 %ld\n", requests, refusal, refused);
+	return 0;
+}
+
 static void *dead_leader(void *arg)
 {
 	(void)arg;
@@ -1004,6 +1066,8 @@ int main(int argc, char **argv)
 			threads(atoi(argv[3]), busy);
 		return writer(argv[2]);
 	}
+	if (!strcmp(mode, "clients"))
+		return clients(n, argv[3]);
 	if (!strcmp(mode, "signals"))
 		return signals(n);
 	if (!strcmp(mode, "registers"))
