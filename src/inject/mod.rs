@@ -62,7 +62,9 @@ pub struct Injector {
 }
 
 /// See [`Injector::on_waiting`].
-struct Waiting(Box<dyn Fn(&[Tid]) + Send>);
+struct Waiting(Box<TurnAway>);
+
+type TurnAway = dyn Fn(&[Tid]) + Send;
 
 impl fmt::Debug for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
