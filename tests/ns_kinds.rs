@@ -14,6 +14,7 @@ mod target;
 
 mod ns_kinds {
     mod clients; // targets that are clients themselves
+    mod interrupted; // what a target sees
     mod matrix; // kinds, threads, ways
     mod rollback; // what fails in the middle
 }
