@@ -14,7 +14,9 @@ mod target;
 
 mod ns_kinds {
     mod clients; // targets that are clients themselves
+    mod families; // children that are born during moves
     mod interrupted; // what a target sees
+    mod killed; // the server dies, the injector dies
     mod matrix; // kinds, threads, ways
     mod rollback; // what fails in the middle
 }

@@ -8,13 +8,18 @@ use super::{CftFlags, Cftype, Checked, Show, Store, Subsys, TaskState};
 use crate::cgroup::{Attach, Birth, CgroupId, Change, Locked, ROOT, Tree, Writer, parse};
 use crate::controllers::Ids;
 use crate::error::{Error, Result};
-use crate::inject::{Arg, Descriptor, Invocation, Namespace, Plan, Syscall, Target};
+use crate::inject::{Arg, Descriptor, InjectError, Invocation, Namespace, Plan, Syscall, Target};
 use crate::nsproxy::{Answer, Dir, Holder, Ns, Nsproxy, Wanted, flag, identity, ino_of};
 use crate::sys::{CAP_SYS_ADMIN, Errno, Machine, Tid};
 use nix::sched::CloneFlags;
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a target is to be brought back when injectors are killed, and what lies in between.
+const ATTEMPTS: usize = 20;
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A namespace that a group has of its own.
 #[derive(Clone, Debug)]
@@ -280,8 +285,6 @@ fn enter(
     let target = if ids == Ids::Processes { Target::Process(tgid) } else { Target::Thread(first) };
     let is_ours = |writer: &&Writer<'_>| machine.is_thread_of(tgid, writer.tid) && (ids == Ids::Processes || writer.tid == first);
     let answer: Option<Answer<'_>> = writer.filter(is_ours).map(|writer| (writer.tid, writer.answer));
-    proxy.inject(target, &plan, answer).map_err(|error| Failure::new(error.errno(), error.to_string()))?;
-
     let mut back = Steps { plan: Plan::default(), multi, shares_fs, same_pids, tids };
     back.enter(&old, keeper.as_ref(), &Took { old: &[], keeper: None, root: &root, cwd: &cwd });
     if moves_root || differ(Namespace::Mnt) {
@@ -289,7 +292,17 @@ fn enter(
             back.plan.step(call, Vec::new());
         }
     }
-    Ok(Some(Back { target, plan: back.plan, _holder: keeper }))
+    let back = Back { target, plan: back.plan, _holder: keeper };
+    match proxy.inject(target, &plan, answer) {
+        Ok(_) => Ok(Some(back)),
+        Err(error) => {
+            // Nobody was left to take back what some threads had done.
+            if error == (InjectError::Died { modified: true }) {
+                back.take(proxy);
+            }
+            Err(Failure::new(error.errno(), error.to_string()))
+        }
+    }
 }
 
 /// What a step takes back, if it comes to that.
@@ -396,11 +409,16 @@ impl Steps {
     }
 }
 
-fn take_back(machine: &dyn Machine, backs: Vec<Back>) {
-    let Ok(proxy) = proxy(machine) else { return };
-    for Back { target, plan, .. } in backs.into_iter().rev() {
-        if let Err(error) = proxy.inject(target, &plan, None) {
-            log::warn!("task {} is not brought back to where it was: {error}", target.tid());
+impl Back {
+    /// Brings the target back to where it was.
+    fn take(&self, proxy: &Nsproxy) {
+        for attempt in 1.. {
+            match proxy.inject(self.target, &self.plan, None) {
+                // What an injector leaves behind when it is killed, its threads leave at once.
+                Err(InjectError::Died { .. } | InjectError::NoRoom { .. }) if attempt < ATTEMPTS => std::thread::sleep(PAUSE),
+                Err(InjectError::Gone { .. }) | Ok(_) => break,
+                Err(error) => return log::warn!("task {} is not brought back to where it was: {error}", self.target.tid()),
+            }
         }
     }
 }
@@ -602,7 +620,9 @@ fn change(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, css: Css, want
     let backs: Mutex<Vec<Back>> = Mutex::default();
     for (n, group) in subtree.iter().enumerate() {
         let Err(failure) = move_members(locked, writer, *group, &old, &backs) else { continue };
-        take_back(locked.machine(), backs.into_inner());
+        if let Ok(proxy) = proxy(locked.machine()) {
+            backs.into_inner().iter().rev().for_each(|back| back.take(proxy));
+        }
         swap(locked, old);
         for group in &subtree[..n] {
             let there = effective(&locked.tree(), *group, &[]);

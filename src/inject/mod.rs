@@ -143,7 +143,7 @@ impl Injector {
         // If it has died since the last request, nothing has been done.
         if process.send(&request).is_err() {
             process = self.take()?;
-            process.send(&request).map_err(InjectError::System)?;
+            process.send(&request).map_err(|_| InjectError::Died { modified: false })?;
         }
         let (result, usable) = process.result(&request, answer, &self.waiting.0);
         if usable {

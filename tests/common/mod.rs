@@ -8,6 +8,7 @@
 
 pub mod named;
 pub mod namespaces;
+pub mod place;
 pub mod raw;
 
 use std::collections::hash_map::DefaultHasher;

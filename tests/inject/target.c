@@ -821,6 +821,32 @@ static int fork_loop(void)
 	}
 }
 
+/* Threads whose children live for up to 20 ms, six each at a time: children of children, too. */
+static void *parent(void *arg)
+{
+	pid_t children[6] = { 0 };
+	unsigned seed = (unsigned)syscall(SYS_gettid);
+
+	for (int i = 0;; i = (i + 1) % 6) {
+		if (children[i] && waitpid(children[i], NULL, 0) != children[i])
+			die("waitpid");
+		int us = rand_r(&seed) % 20000, twice = rand_r(&seed) % 4 == 0;
+		children[i] = fork();
+		if (children[i] < 0)
+			die("fork");
+		if (!children[i]) {
+			pid_t child = twice ? fork() : 0;
+
+			usleep(us);
+			if (child > 0)
+				waitpid(child, NULL, 0);
+			_exit(0);
+		}
+		usleep(us / 8);
+	}
+	return arg;
+}
+
 /* A thread that is not the leader executes this program again, N times. */
 static char **arguments;
 
@@ -1084,6 +1110,10 @@ int main(int argc, char **argv)
 		return churn();
 	if (!strcmp(mode, "churn-alive")) {
 		threads(n, churner);
+		return alive();
+	}
+	if (!strcmp(mode, "family")) {
+		threads(n, parent);
 		return alive();
 	}
 	if (!strcmp(mode, "fork"))

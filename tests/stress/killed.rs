@@ -1,58 +1,13 @@
 //! The server dies in the middle of moves and changes: nobody hangs, no process suffers, and the next server heals the mount.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
-use nix::mount::{MntFlags, umount2};
-
 use super::storm::{Random, Storm, cannot_mount, group, report, rounds};
-use crate::common::{Target, TempDir, is_mounted, is_root, read, skipped, spawn, state, try_affinity, wait_until, write};
-
-/// A directory with servers that die.
-struct Place {
-    temp: TempDir,
-    server: Option<Child>,
-}
-
-impl Place {
-    fn dir(&self) -> PathBuf {
-        self.temp.path().join("mnt")
-    }
-
-    /// Mounts, be there a dead mount or none.
-    fn serve(&mut self) {
-        let dir = self.dir();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cgfuse"));
-        command.args(["mount", "-f"]).arg(&dir).stdin(Stdio::null()).stderr(Stdio::null());
-        let mut server = spawn(command).expect("cgfuse starts");
-        wait_until("the mount answers", || {
-            assert!(server.try_wait().expect("wait").is_none(), "cgfuse ended without mounting");
-            read(dir.join("notify_on_release")).is_ok()
-        });
-        let lines = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
-        assert_eq!(lines.matches(&format!(" {} ", dir.display())).count(), 1, "the dead mounts are gone");
-        self.server = Some(server);
-    }
-
-    fn kill(&mut self) {
-        let mut server = self.server.take().expect("a server");
-        server.kill().expect("kill");
-        server.wait().expect("a child of ours");
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            let _ = server.kill();
-            let _ = server.wait();
-        }
-        while is_mounted(&self.dir()) && umount2(&self.dir(), MntFlags::MNT_DETACH).is_ok() {}
-    }
-}
+use crate::common::place::Place;
+use crate::common::{Target, is_root, read, skipped, state, try_affinity, wait_until, write};
 
 /// Does `step` again and again until it fails; how it failed.
 fn until_it_fails(done: &Arc<AtomicUsize>, mut step: impl FnMut(usize) -> Result<(), i32> + Send + 'static) -> JoinHandle<i32> {
@@ -93,16 +48,14 @@ fn nobody_suffers() {
     if !is_root() {
         return skipped(TEST, "the dead mounts are unmounted as root");
     }
-    let temp = TempDir::new();
-    std::fs::create_dir(temp.path().join("mnt")).expect("a mount point");
-    let mut place = Place { temp, server: None };
+    let mut place = Place::new();
     let (mut random, rounds) = (Random::new(), rounds(8));
     let (mut target, mut storm) = (Target::new(), Storm::new('m', 2, 4));
     (0..300).for_each(|_| _ = target.thread());
     let threads = target.tids();
     let (mut operations, mut errnos) = (0, std::collections::BTreeMap::new());
     for round in 0..rounds {
-        place.serve();
+        place.serve(&[]);
         storm.go();
         let done = Arc::new(AtomicUsize::new(0));
         let clients = clients(&place.dir(), &[target.pid(), storm.pid()], &done);
@@ -126,7 +79,7 @@ fn nobody_suffers() {
         // It still obeys.
         target.setaffinity(threads[0], &[0, 1]).expect("affinity");
     }
-    place.serve();
+    place.serve(&[]);
     report(TEST, &format!("rounds={rounds} operations={operations} errnos={errnos:?} births={}", storm.stop()));
     let refused = |errno: &i32| [libc::ENOTCONN, libc::ECONNABORTED].contains(errno);
     assert!(errnos.keys().all(refused), "{errnos:?}");
