@@ -288,10 +288,46 @@ fn a_pid_namespace_has_an_init() {
     let mut target = Target::new();
     good(&web, enter(&web, "cgroup.procs", target.pid()));
     let child = target.fork();
-    let status = text(format!("/proc/{child}/status"));
-    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).expect("numbers");
-    assert_eq!(numbers.split_whitespace().count(), 2, "{numbers}");
+    assert_eq!(numbers(child), numbers(target.pid()) + 1);
     assert!(ids(web.join("cgroup.procs")).contains(&child));
+}
+
+/// How many pids a task has: one for each pid namespace that it is in.
+fn numbers(tid: i32) -> usize {
+    let status = text(format!("/proc/{tid}/status"));
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).expect("numbers");
+    numbers.split_whitespace().count()
+}
+
+#[test]
+fn a_pid_namespace_is_below_that_of_the_group_above() {
+    let Some(mount) = mount() else { return };
+    let (web, deep) = (group(&mount, "web"), group(&mount, "web/deep"));
+    good(&web, set(&web, "pid", "new"));
+    good(&deep, set(&deep, "pid", "new"));
+    let mut target = Target::new();
+    good(&deep, enter(&deep, "cgroup.procs", target.pid()));
+    let own = numbers(target.pid());
+    let child = target.fork();
+    assert_eq!(numbers(child), own + 2);
+    // He is where he is for good.
+    let now = value(&deep, "ns.pid");
+    assert_eq!(set(&deep, "pid", "new"), Err(EINVAL));
+    assert!(value(&deep, "ns.last_error").contains("from the one above"), "{}", value(&deep, "ns.last_error"));
+    assert_eq!((value(&deep, "ns.pid"), ns_of(target.pid(), "pid")), (now.clone(), now));
+    target.reap(child);
+    // Who is in the outer one himself goes further down.
+    good(&web, enter(&web, "cgroup.procs", target.pid()));
+    let child = target.fork();
+    assert_eq!(numbers(child), own + 1);
+    good(&deep, enter(&deep, "cgroup.procs", child));
+    assert_eq!(ns_of(child, "pid"), value(&deep, "ns.pid"));
+    good(&web, enter(&web, "cgroup.procs", child));
+    assert_eq!(ns_of(child, "pid"), value(&web, "ns.pid"));
+    // Another one, while there are members.
+    good(&deep, enter(&deep, "cgroup.procs", child));
+    good(&deep, set(&deep, "pid", "new"));
+    assert_eq!(ns_of(child, "pid"), value(&deep, "ns.pid"));
 }
 
 #[test]

@@ -18,5 +18,6 @@ mod ns_kinds {
     mod interrupted; // what a target sees
     mod killed; // the server dies, the injector dies
     mod matrix; // kinds, threads, ways
+    mod random; // histories against a reference
     mod rollback; // what fails in the middle
 }

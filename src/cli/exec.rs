@@ -62,12 +62,12 @@ pub struct ExecArgs {
 pub fn run(args: &ExecArgs) -> Result<Infallible, Failure> {
     // Before the move: afterwards /proc may be another one, or none.
     let namespaces = Namespaces::own().map_err(|error| Failure::system("/proc/self/ns", reason(&error)))?;
-    let alone = Alone::new().map_err(|error| Failure::system("/proc/self/task", reason(&error)))?;
+    let mut alone = Alone::new().map_err(|error| Failure::system("/proc/self/task", reason(&error)))?;
     let mnt_before = namespaces.id("mnt")?;
     join(&args.group)?;
     let moved = namespaces.id("mnt")? != mnt_before;
     if namespaces.id("pid_for_children")? != namespaces.id("pid")? {
-        become_child(&alone)?;
+        become_child(&mut alone)?;
     }
     if args.mount_proc {
         mount_proc(&args.group, moved)?;
@@ -229,7 +229,7 @@ fn execute(command: &[OsString], moved: bool) -> Failure {
 }
 
 /// Goes on in a child, with signals as they are here. This process stands for it and does not return.
-fn become_child(alone: &Alone) -> Result<(), Failure> {
+fn become_child(alone: &mut Alone) -> Result<(), Failure> {
     let system = |what: &'static str| move |errno: Errno| Failure::system(what, errno.desc());
     let passed = passed_on();
     let signals = SignalFd::with_flags(&passed, SfdFlags::SFD_CLOEXEC).map_err(system("signalfd"))?;

@@ -150,6 +150,7 @@ fn advice(call: Syscall, errno: Errno) -> &'static str {
         (Syscall::Setns, Errno::EPERM) => {
             " (entering a namespace needs CAP_SYS_ADMIN in the user namespace that owns it, a mount namespace CAP_SYS_CHROOT too)"
         }
+        (Syscall::Setns, Errno::EINVAL) => " (a pid namespace can be entered from the one above it only)",
         (Syscall::Chroot, Errno::EPERM) => " (it needs CAP_SYS_CHROOT)",
         (Syscall::Chroot, Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP) => {
             " (the path must be a directory where the task sees it)"

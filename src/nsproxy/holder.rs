@@ -15,7 +15,8 @@ use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, send, sendmsg, socketpair};
+use nix::sys::socket::sockopt::PassCred;
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, send, sendmsg, setsockopt, socketpair};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, setgroups, setresgid, setresuid, setsid, write};
 use std::fs;
@@ -124,6 +125,7 @@ impl Holder {
     pub fn new(program: &std::path::Path, wanted: &Wanted) -> Result<Self, HolderError> {
         let start = failed(Step::Start);
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).map_err(&start)?;
+        setsockopt(&ours, PassCred, &true).map_err(&start)?;
         let (stdin, alive) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(&start)?;
         let mut helper = Command::new(program).arg(HOLDER_ARG).current_dir("/").stdin(theirs).spawn().map_err(|error| start(raw(error)))?;
         let born = wanted.send(&ours, &stdin).map_err(&start).and_then(|()| {
@@ -166,16 +168,16 @@ fn attend(socket: &OwnedFd, helper: Tid, wanted: &Wanted) -> Result<(Tid, OwnedF
         if poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PATIENCE).map_err(&start)? == 0 {
             return Err(start(Errno::ETIMEDOUT));
         }
-        let received = ptrace::receive(socket, &mut buffer).map_err(|error| start(raw(error)))?;
-        match received.map(|(len, _)| &buffer[..len]) {
+        let received = ptrace::receive_from(socket, &mut buffer).map_err(|error| start(raw(error)))?;
+        let sender = received.as_ref().map_or(0, |(_, _, sender)| *sender);
+        match received.map(|(len, ..)| &buffer[..len]) {
             Some([MAPS]) => {
                 write_maps(helper, wanted.owner).map_err(failed(Step::Maps))?;
                 send(socket.as_raw_fd(), &[MAPS], MsgFlags::MSG_NOSIGNAL).map_err(&start)?;
             }
-            Some([CHILD, pid @ ..]) => {
-                let pid = Tid::from_ne_bytes(pid.try_into().map_err(|_| start(Errno::EPROTO))?);
+            Some([CHILD]) => {
                 // It waits for our answer, so it is the one.
-                child = Some((pid, super::pidfd_open(pid).map_err(&start)?));
+                child = Some((sender, super::pidfd_open(sender).map_err(&start)?));
                 send(socket.as_raw_fd(), &[CHILD], MsgFlags::MSG_NOSIGNAL).map_err(&start)?;
             }
             Some([FAILED, step, errno @ ..]) => {
@@ -238,13 +240,15 @@ fn prepare(socket: BorrowedFd<'_>) -> Result<(), HolderError> {
     let mut fds = fds.into_iter();
     let stdin = fds.next().ok_or(start(Errno::EPROTO))?;
     // /proc may be another one, or none, in what is entered.
-    let alone = process::Alone::new().map_err(|error| start(raw(error)))?;
+    let mut alone = process::Alone::new().map_err(|error| start(raw(error)))?;
     let (words, _) = numbers.as_chunks::<4>();
     let [new, uid, gid] = [0, 1, 2].map(|i: usize| u32::from_ne_bytes(words[i]));
     let new = CloneFlags::from_bits_retain(new.cast_signed());
     let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(&start)?;
     let program = program(new.contains(CloneFlags::CLONE_NEWPID)).map_err(&start)?;
-    enter(fds.collect()).map_err(failed(Step::Enter))?;
+    let fds: Vec<OwnedFd> = fds.collect();
+    let nested = fds.iter().any(|ns| nsfs::kind(ns) == Ok(libc::CLONE_NEWPID));
+    enter(fds).map_err(failed(Step::Enter))?;
     if new.contains(CloneFlags::CLONE_NEWUSER) {
         if uid != u32::MAX {
             setgroups(&[]).and_then(|()| setresgid(gid.into(), gid.into(), gid.into())).map_err(failed(Step::Owner))?;
@@ -254,12 +258,21 @@ fn prepare(socket: BorrowedFd<'_>) -> Result<(), HolderError> {
         unshare(CloneFlags::CLONE_NEWUSER).map_err(failed(Step::User))?;
         ask(socket, &[MAPS]).map_err(failed(Step::Maps))?;
     }
-    unshare(new - CloneFlags::CLONE_NEWUSER).map_err(failed(Step::Unshare))?;
-    match alone.fork().map_err(|error| failed(Step::Fork)(raw(error)))? {
-        // Whoever is its parent from now on reaps it.
-        Fork::Parent(child) => ask(socket, &[&[CHILD], &child.as_raw().to_ne_bytes()[..]].concat()).map_err(start),
-        Fork::Child => become_holder(socket, &stdin, &null, &program).map_err(failed(Step::Exec)),
+    let fork = |alone: &mut process::Alone| alone.fork().map_err(|error| failed(Step::Fork)(raw(error)));
+    unshare(new - CloneFlags::CLONE_NEWUSER - CloneFlags::CLONE_NEWPID).map_err(failed(Step::Unshare))?;
+    if new.contains(CloneFlags::CLONE_NEWPID) {
+        // Only who is in a pid namespace himself can make one below it.
+        if nested && fork(&mut alone)? != Fork::Child {
+            return Ok(());
+        }
+        unshare(CloneFlags::CLONE_NEWPID).map_err(failed(Step::Unshare))?;
     }
+    // Whoever is its parent from now on reaps it.
+    if fork(&mut alone)? == Fork::Child {
+        ask(socket, &[CHILD]).map_err(start)?;
+        become_holder(socket, &stdin, &null, &program).map_err(failed(Step::Exec))?;
+    }
+    Ok(())
 }
 
 /// A user namespace comes last: in it, we have no rights over what belongs to others. But where that is where our rights are, it comes first.

@@ -30,8 +30,8 @@ pub fn fork() -> io::Result<Fork> {
     }
 }
 
-/// The right to fork of a process that has one thread, to be obtained while /proc is the one that it is in.
-pub struct Alone(File);
+/// The right to fork of a process that has one thread, to be obtained while /proc is the one that it is in. Its children have one as well.
+pub struct Alone(Option<File>);
 
 impl Alone {
     /// Remembers where to look.
@@ -39,22 +39,25 @@ impl Alone {
     /// # Errors
     /// Those of open(2).
     pub fn new() -> io::Result<Self> {
-        File::open("/proc/self/task").map(Self)
+        File::open("/proc/self/task").map(|task| Self(Some(task)))
     }
 
     /// fork(2).
     ///
     /// # Errors
     /// If there is another thread; and those of fork(2).
-    pub fn fork(&self) -> io::Result<Fork> {
+    pub fn fork(&mut self) -> io::Result<Fork> {
         // `.`, `..` and the threads.
-        if self.0.metadata()?.nlink() != 3 {
+        if self.0.as_ref().map(|task| task.metadata()).transpose()?.is_some_and(|task| task.nlink() != 3) {
             return Err(io::Error::other("the process has several threads already"));
         }
         // SAFETY: there is no other thread (checked above), so the child is a full copy and may do anything.
         match unsafe { nix::unistd::fork() }? {
             ForkResult::Parent { child } => Ok(Fork::Parent(child)),
-            ForkResult::Child => Ok(Fork::Child),
+            ForkResult::Child => {
+                self.0 = None;
+                Ok(Fork::Child)
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use super::{Errno, Tid};
 use nix::cmsg_space;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -411,27 +411,36 @@ fn wait_for_exit(tid: Tid, flags: i32) -> Option<i32> {
 
 /// Receives a message and the descriptors that came with it. `None` when the other end is closed.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
+    receive_from(socket, buffer).map(|message| message.map(|(len, fds, _)| (len, fds)))
+}
+
+/// The same, and the sender's pid as it is here, if the socket has SO_PASSCRED; else 0.
+pub fn receive_from(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<(usize, Vec<OwnedFd>, Tid)>> {
     let mut iov = [io::IoSliceMut::new(buffer)];
-    let mut space = cmsg_space!([RawFd; 64]);
+    let mut space = cmsg_space!([RawFd; 64], UnixCredentials);
     let message = recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC);
     let message = match message {
         // The last tick of a timer.
-        Err(Errno::EINTR) => return receive(socket, buffer),
+        Err(Errno::EINTR) => return receive_from(socket, buffer),
         message => message?,
     };
-    let mut fds = Vec::new();
+    let (mut fds, mut sender) = (Vec::new(), 0);
     for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(received) = control {
-            for fd in received {
-                // SAFETY: the kernel has just installed the descriptor for this process, and nobody else knows it.
-                fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
+        match control {
+            ControlMessageOwned::ScmRights(received) => {
+                for fd in received {
+                    // SAFETY: the kernel has just installed the descriptor for this process, and nobody else knows it.
+                    fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
+                }
             }
+            ControlMessageOwned::ScmCredentials(credentials) => sender = credentials.pid(),
+            _ => {}
         }
     }
     let truncated = message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
     match message.bytes {
         _ if truncated => Err(io::ErrorKind::InvalidData.into()),
         0 => Ok(None),
-        n => Ok(Some((n, fds))),
+        n => Ok(Some((n, fds, sender))),
     }
 }
