@@ -1,13 +1,13 @@
 //! Children that are born while their creators move: who is a member of a group is in its namespaces.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use crate::common::namespaces::{enter, good, group, mine, mount, ns_of, set, value};
 use crate::common::{ids, state};
 use crate::target::{Target, report, rounds};
 
 /// Members that are elsewhere than their group.
-fn astray(group: &PathBuf, shown: &[(&str, String)]) -> Vec<(i32, String)> {
+fn astray(group: &Path, shown: &[(&str, String)]) -> Vec<(i32, String)> {
     let elsewhere = |tid: &i32| {
         shown.iter().find_map(|(kind, ns)| {
             let now = std::fs::read_link(format!("/proc/{tid}/ns/{kind}")).ok()?;
