@@ -2,6 +2,7 @@
 //! what fails in the middle.
 
 mod common;
+mod sandbox;
 
 /// Of the calls that block, whether io_uring is there.
 #[allow(dead_code, reason = "the injector's own tests use the rest")]
@@ -20,4 +21,5 @@ mod ns_kinds {
     mod matrix; // kinds, threads, ways
     mod random; // histories against a reference
     mod rollback; // what fails in the middle
+    mod users; // a server of an ordinary user's
 }
