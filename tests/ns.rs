@@ -372,3 +372,41 @@ fn nothing_is_left() {
     assert!(mount.stop(nix::sys::signal::Signal::SIGTERM).success());
     wait_until("the init ends with the server", || !Path::new(&format!("/proc/{init}")).exists());
 }
+
+/// Its user may kill a holder. A new one is made, and nobody is told that he has failed in something else.
+#[test]
+fn a_dead_holder_is_replaced() {
+    let Some(mount) = mount() else { return };
+    let (web, deep) = (group(&mount, "web"), group(&mount, "web/deep"));
+    good(&web, set(&web, "uts", "new"));
+    let made = value(&web, "ns.uts");
+    let holder = || -> i32 { value(&web, "ns.effective").split(['/', ' ']).find_map(|word| word.parse().ok()).expect("a holder") };
+    let dead = holder();
+    let kill = |pid| {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).expect("kill");
+        wait_until("it is dead", || matches!(common::state(pid, pid), None | Some('Z')));
+    };
+    kill(dead);
+    let (mut target, tids) = process(3);
+    for (tid, to) in [(tids[0], &web), (tids[3], &deep)] {
+        assert_eq!(target.write(tid, &to.join("cgroup.procs"), b"0"), Ok(1));
+        assert!(tids.iter().all(|tid| ns_of(*tid, "uts") == made));
+    }
+    assert!(holder() != dead && value(&web, "ns.uts") == made);
+    kill(holder());
+    good(&deep, set(&deep, "ipc", "new"));
+    good(&web, enter(&web, "cgroup.procs", Target::new().pid()));
+}
+
+#[test]
+fn what_cannot_be_taken_back_is_said() {
+    let Some(mount) = mount() else { return };
+    let web = group(&mount, "web");
+    good(&web, set(&web, "user", "new"));
+    good(&web, set(&web, "root", "/nowhere"));
+    let target = Target::new();
+    assert_eq!(enter(&web, "cgroup.procs", target.pid()), Err(libc::ENOENT));
+    let why = value(&web, "ns.last_error");
+    assert!(why.contains("chroot: ENOENT") && why.contains("taking it back failed"), "{why}");
+    assert_eq!(ns_of(target.pid(), "user"), value(&web, "ns.user"), "{why}");
+}

@@ -21,5 +21,6 @@ mod ns_kinds {
     mod matrix; // kinds, threads, ways
     mod random; // histories against a reference
     mod rollback; // what fails in the middle
+    mod strangers; // users of a server of root's
     mod users; // a server of an ordinary user's
 }

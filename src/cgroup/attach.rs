@@ -53,8 +53,8 @@ pub struct Change {
 pub struct Attach<'a> {
     /// The group.
     pub to: CgroupId,
-    /// Whether one thread goes or a process with all its threads.
-    pub ids: Ids,
+    /// Whether it is a process, none of whose threads is there already.
+    pub whole: bool,
     /// Who wants it, if it is a client.
     pub writer: Option<&'a Writer<'a>>,
 }
@@ -117,6 +117,8 @@ struct Migration<'l, 'h> {
     /// The css_sets that the tasks come from, and those that they are in on their way.
     transits: SmallVec<[(CssSetId, CssSetId); 1]>,
     changes: Vec<Change>,
+    /// See [`Attach`].
+    whole: bool,
     committed: bool,
 }
 
@@ -124,7 +126,7 @@ impl<'l, 'h> Migration<'l, 'h> {
     /// Takes a thread, or all threads of its process, out of their places.
     fn start(locked: &'l Locked<'h>, to: CgroupId, (tid, tgid): (Tid, Tid), ids: Ids) -> Result<Self> {
         let hierarchy = locked.hierarchy;
-        let mut migration = Self { locked, to, transits: SmallVec::new(), changes: Vec::new(), committed: false };
+        let mut migration = Self { locked, to, transits: SmallVec::new(), changes: Vec::new(), whole: false, committed: false };
         let mut tracked = hierarchy.sync();
         if ids == Ids::Threads {
             migration.take(&mut tracked, tid)?;
@@ -135,7 +137,10 @@ impl<'l, 'h> Migration<'l, 'h> {
         // What is born from here on goes to this css_set, or where its creator is.
         let transit = migration.transit(&mut tracked, first.css_set)?;
         tracked.tracker.redirect(Some((tgid, transit)));
-        let taken = threads().into_iter().try_for_each(|(tid, _)| migration.take(&mut tracked, tid));
+        let listed = threads();
+        let is_there = |slot: &Slot| tracked.sets.cgroup(slot.css_set) == to && migration.origin(*slot).is_none();
+        migration.whole = !listed.iter().any(|(_, slot)| is_there(slot));
+        let taken = listed.into_iter().try_for_each(|(tid, _)| migration.take(&mut tracked, tid));
         tracked.tracker.redirect(None);
         // Another thread may have executed a program, and have got the main one's pid behind the pass.
         taken.and_then(|()| migration.take(&mut tracked, tgid))?;
@@ -171,8 +176,9 @@ impl<'l, 'h> Migration<'l, 'h> {
     }
 
     /// Asks the controllers to take effect; what fails leaves everything as it was.
-    fn prepare(&mut self, attach: &Attach<'_>) -> Result<()> {
-        let Self { locked, changes, .. } = self;
+    fn prepare(&mut self, writer: Option<&Writer<'_>>) -> Result<()> {
+        let Self { locked, changes, whole, to, .. } = self;
+        let attach = &Attach { to: *to, whole: *whole, writer };
         let subsys = &locked.hierarchy.subsys;
         for (i, ss) in subsys.iter().enumerate() {
             if let Err(error) = (ss.prepare_attach)(locked, attach, changes) {
@@ -205,7 +211,8 @@ impl<'l, 'h> Migration<'l, 'h> {
         let mut tracked = self.locked.hierarchy.sync();
         let mut born = Vec::new();
         let mut previous: Vec<Before> = Vec::new();
-        for change in std::mem::take(&mut self.changes) {
+        let changes = std::mem::take(&mut self.changes);
+        for change in &changes {
             if change.gone {
                 tracked.tracker.exited(change.tid);
             }
@@ -234,7 +241,10 @@ impl<'l, 'h> Migration<'l, 'h> {
             }
             for (tid, slot) in table.iter() {
                 let Some(from) = self.origin(slot) else { continue };
-                let state = tracked.sets.get(from).map(|set| set.state.clone()).unwrap_or_default();
+                let mut state = tracked.sets.get(from).map(|set| set.state.clone()).unwrap_or_default();
+                if let Some(creator) = changes.iter().find(|change| change.css_set == from) {
+                    state = TaskState::of_child(&state, &creator.state);
+                }
                 let target = if self.committed { tracked.sets.find(self.to, &state) } else { Ok(from) };
                 let Ok(target) = target else { continue };
                 let there = Slot { css_set: target, fresh: true, ..slot };
@@ -287,7 +297,7 @@ impl Locked<'_> {
                 Ok(_) => moved = true,
                 // Alive, but not to be found: it is being born, or is executing a program and has just got another tid. Nobody waits behind us
                 // meanwhile.
-                Err(Error::NoTask) if self.lives(tid) => {
+                Err(Error::NoTask) if self.lives(tid) && !writer.answered.get() => {
                     MutexGuard::unlocked(&mut self.guard, || std::thread::sleep(Duration::from_millis(1)))
                 }
                 Err(Error::NoTask) if moved => return Ok(()),
@@ -405,7 +415,7 @@ impl Locked<'_> {
         let Some(first) = changes.first() else { return Ok(true) };
         self.hierarchy.subsys.iter().try_for_each(|ss| (ss.can_attach)(self, writer, to, changes))?;
         let mut migration = Migration::start(self, to, (first.tid, first.tgid), ids)?;
-        migration.prepare(&Attach { to, ids, writer })?;
+        migration.prepare(writer)?;
         migration.commit()
     }
 
@@ -427,7 +437,7 @@ impl Locked<'_> {
         }
         let now = self.machine().now();
         let mut tracked = hierarchy.sync();
-        for change in changes {
+        for change in &changes {
             if change.gone {
                 tracked.tracker.exited(change.tid);
             } else if applied.is_err() {
@@ -449,7 +459,13 @@ impl Locked<'_> {
         let mut born = hierarchy.members(&mut tracked, id);
         born.retain(|(tid, _)| !listed.contains(tid));
         for (tid, slot) in &mut born {
-            let there = Slot { fresh: true, ..*slot };
+            let parent = self.machine().task(*tid).map_or(0, |info| info.ppid);
+            let may_be = |change: &&Change| applied.is_ok() && change.css_set == slot.css_set;
+            let is = |change: &&Change| may_be(change) && [slot.tgid, parent].contains(&change.tgid);
+            let creator = changes.iter().find(is).or_else(|| changes.iter().find(may_be));
+            let state = creator.map(|creator| TaskState::of_child(&creator.known, &creator.state));
+            let css_set = state.map_or(Ok(slot.css_set), |state| tracked.sets.find(id, &state)).unwrap_or(slot.css_set);
+            let there = Slot { css_set, fresh: true, ..*slot };
             if tracked.put(&hierarchy.table, *tid, *slot, there) {
                 *slot = there;
             }
@@ -464,7 +480,7 @@ impl Locked<'_> {
         let members = self.hierarchy.members(&mut self.hierarchy.sync(), from);
         for (tid, slot) in members {
             let moved = Migration::start(self, to, (tid, slot.tgid), Ids::Threads).and_then(|mut migration| {
-                migration.prepare(&Attach { to, ids: Ids::Threads, writer: None })?;
+                migration.prepare(None)?;
                 migration.commit()
             });
             match moved {

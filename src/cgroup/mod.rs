@@ -27,6 +27,7 @@ use crate::tracker::table::{CssSetId, ROOT_SET, Slot, Table};
 use css_set::CssSets;
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use rustc_hash::FxHashSet;
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -55,14 +56,26 @@ const RELEASE_POLL: Duration = Duration::from_millis(100);
 pub struct Writer<'a> {
     /// Effective uid of the one who opened the file: the credentials that decide about moving a task.
     pub opener_uid: u32,
+    /// The group id that goes with it.
+    pub opener_gid: u32,
     /// Effective capabilities of the one who opened the file, where they decide.
     pub opener_caps: u64,
     /// The writing thread, 0 if it cannot be seen from the server's pid namespace.
     pub tid: Tid,
     /// Finds out what else there is to know of the writer.
     pub caller: &'a dyn Fn() -> std::result::Result<Caller, Errno>,
-    /// Lets the write succeed now, for a writer who has to go on: one who is to be stopped.
+    /// Lets the write succeed now.
     pub answer: &'a dyn Fn(),
+    /// Whether that has been done.
+    pub answered: Cell<bool>,
+}
+
+impl Writer<'_> {
+    /// Lets the write succeed now, for a writer who has to go on: one who is to be stopped. How it ends he is told when he is let go.
+    pub fn answer(&self) {
+        self.answered.set(true);
+        (self.answer)();
+    }
 }
 
 /// One mounted hierarchy.
@@ -210,9 +223,13 @@ impl Hierarchy {
 
     /// Whether changing the members of a group, or moving tasks there, may take long.
     pub fn is_slow(&self, id: CgroupId) -> bool {
+        self.is_slow_for_one(id) || id != ROOT && self.is_large(id)
+    }
+
+    /// Whether changing even one task may take long.
+    pub fn is_slow_for_one(&self, id: CgroupId) -> bool {
         let tree = self.tree.read();
-        let large = || id != ROOT && self.is_large(id);
-        self.subsys.iter().any(|ss| (ss.is_slow)(&tree, id)) || large()
+        self.subsys.iter().any(|ss| (ss.is_slow)(&tree, id))
     }
 
     /// Whether moving this process may take long.

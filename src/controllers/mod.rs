@@ -8,7 +8,6 @@ pub mod ns;
 use crate::bitmap::Bitmap;
 use crate::cgroup::{Attach, Birth, CgroupId, Change, Hierarchy, Locked, Tree, Writer};
 use crate::error::Result;
-use crate::inject::Namespace;
 use crate::sys::{Errno, Machine, Tid};
 use bitflags::bitflags;
 
@@ -44,8 +43,15 @@ pub struct TaskState {
 pub struct Before {
     /// Its CPUs.
     pub cpuset: Option<Bitmap>,
-    /// Its namespaces, by inode number, of the kinds that were looked at.
-    pub ns: Option<Vec<(Namespace, u64)>>,
+    /// Its namespaces and its root directory.
+    pub ns: Option<ns::Was>,
+}
+
+impl TaskState {
+    /// What is known of a child that was born while its creator was on his way: what he had asked for before, and where he is at home now.
+    pub fn of_child(before: &Self, now: &Self) -> Self {
+        Self { ns: now.ns.clone(), ..before.clone() }
+    }
 }
 
 /// What a look at a member has shown.

@@ -8,17 +8,24 @@ use super::{CftFlags, Cftype, Checked, Show, Store, Subsys, TaskState};
 use crate::cgroup::{Attach, Birth, CgroupId, Change, Locked, ROOT, Tree, Writer, parse};
 use crate::controllers::Ids;
 use crate::error::{Error, Result};
-use crate::inject::{Arg, Descriptor, InjectError, Invocation, Namespace, Plan, Syscall, Target};
+use crate::inject::{Arg, Descriptor, InjectError, Invocation, Namespace, Owner, Plan, Syscall, Target};
 use crate::nsproxy::{Answer, Dir, Holder, Ns, Nsproxy, Wanted, flag, identity, ino_of};
 use crate::sys::{CAP_SYS_ADMIN, Errno, Machine, Tid};
 use nix::sched::CloneFlags;
+use nix::unistd::geteuid;
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// So old, in clock ticks of /proc, is at the most who may have been born during a move that is remembered.
+const YOUNG: u64 = 300;
+
+/// The group of a holder whose user's is not known: that of nobody.
+const NOBODY: u32 = 65534;
+
 /// How often a target is to be brought back when injectors are killed, and what lies in between.
-const ATTEMPTS: usize = 20;
+const ATTEMPTS: usize = 50;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// A namespace that a group has of its own.
@@ -65,6 +72,34 @@ pub struct TaskNs {
 impl TaskNs {
     fn get(&self, kind: Namespace) -> Option<&Ns> {
         self.home.iter().find(|ns| ns.kind() == kind)
+    }
+}
+
+/// Where a task was before a move: its child may still be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Was {
+    /// Its namespaces of the kinds that were looked at, by inode number.
+    namespaces: Vec<(Namespace, u64)>,
+    /// Its root directory, and what `ns.root` said, where that matters.
+    root: Option<(Dir, Option<Vec<u8>>)>,
+    /// Where it was at home.
+    home: TaskNs,
+}
+
+impl Was {
+    /// Whether a task is there.
+    fn is_of(&self, tid: Tid) -> bool {
+        let something = !self.namespaces.is_empty() || self.root.is_some();
+        let is_in = |(kind, ino): &(Namespace, u64)| ino_of(tid, *kind) == Ok(*ino);
+        let is_below = |(root, _): &(Dir, _)| Dir::of(tid, "root").as_ref() == Ok(root);
+        something && self.namespaces.iter().all(is_in) && self.root.as_ref().is_none_or(is_below)
+    }
+
+    /// Whether who has gone from there to what is effective in his new group, or home, is elsewhere now.
+    fn differs(&self, to: &Effective) -> bool {
+        let goes = |kind| to.get(kind).or_else(|| self.home.get(kind)).map(Ns::ino);
+        self.namespaces.iter().any(|(kind, ino)| goes(*kind).is_some_and(|now| now != *ino))
+            || self.root.as_ref().is_some_and(|(_, path)| path.as_deref() != to.root())
     }
 }
 
@@ -142,6 +177,28 @@ struct Back {
     _holder: Option<Holder>,
 }
 
+/// On whose behalf tasks move.
+#[derive(Clone, Copy)]
+struct By<'a> {
+    writer: Option<&'a Writer<'a>>,
+    /// Whose they must be, if he may not do all that the server may.
+    only_of: Option<Owner>,
+}
+
+impl<'a> By<'a> {
+    fn new(writer: &'a Writer<'a>, trusted: bool) -> Self {
+        let owner = Owner { uid: writer.opener_uid, gid: Some(writer.opener_gid) };
+        Self { writer: Some(writer), only_of: (!trusted).then_some(owner) }
+    }
+
+    /// Nobody asked just now. Namespaces that belong to somebody else than the server are for his tasks only.
+    fn nobody(to: &Effective) -> Self {
+        let server = geteuid().as_raw();
+        let owner = to.ns.iter().filter_map(|(ns, _)| ns.owner().ok()).find(|owner| *owner != server);
+        Self { writer: None, only_of: owner.map(|uid| Owner { uid, gid: None }) }
+    }
+}
+
 /// Tasks of one process that move together.
 struct Party<'a> {
     tgid: Tid,
@@ -158,7 +215,7 @@ fn enter(
     machine: &dyn Machine,
     party: &mut Party<'_>,
     (from, to): (&Effective, &Effective),
-    writer: Option<&Writer<'_>>,
+    by: By<'_>,
 ) -> std::result::Result<Option<Back>, Failure> {
     let (tgid, ids) = (party.tgid, party.ids);
     let fail = |tid: Tid, what: &str| {
@@ -171,10 +228,10 @@ fn enter(
     let wanted: Vec<Ns> = Namespace::ALL.iter().filter_map(|kind| to.get(*kind).or_else(|| home.get(*kind)).cloned()).collect();
     let mut old: Vec<Ns> = Vec::new();
     let mut differs: Vec<Ns> = Vec::new();
-    for ns in wanted {
+    for ns in &wanted {
         let kind = ns.kind();
         let before = Ns::of(first, kind).map_err(fail(first, "looking at its namespaces"))?;
-        let mut differ = before != ns;
+        let mut differ = before != *ns;
         for change in &party.changes {
             let now = match ino_of(change.tid, kind) {
                 Err(Errno::ESRCH) => continue,
@@ -189,7 +246,7 @@ fn enter(
             differ |= now != ns.ino();
         }
         if differ {
-            differs.push(ns);
+            differs.push(ns.clone());
         }
         old.push(before);
     }
@@ -207,10 +264,16 @@ fn enter(
             None => Some(Dir::of(first, "root").map_err(fail(first, "looking at its root directory"))?),
         };
     }
-    let had: Vec<(Namespace, u64)> = old.iter().map(|ns| (ns.kind(), ns.ino())).collect();
+    let root = match moves_root || differ(Namespace::Mnt) {
+        true => Some((Dir::of(first, "root").map_err(fail(first, "looking at its root directory"))?, from.root().map(<[u8]>::to_vec))),
+        false => None,
+    };
+    let inos = |list: &[Ns]| list.iter().map(|ns| (ns.kind(), ns.ino())).collect();
+    let was = Was { namespaces: inos(&old), root: root.clone(), home: home.clone() };
+    let given = Was { namespaces: inos(&wanted), root: None, home: state.clone() };
     for change in &mut party.changes {
         change.state.ns = state.clone();
-        change.before.ns = Some(had.clone());
+        (change.before.ns, change.given.ns) = (Some(was.clone()), Some(given.clone()));
     }
     if differs.is_empty() && !moves_root {
         return Ok(None);
@@ -238,7 +301,7 @@ fn enter(
     let tids: Vec<Tid> = party.changes.iter().map(|change| change.tid).collect();
     let mut steps = Steps { plan: Plan::default(), multi, shares_fs, same_pids, tids };
     let cwd = Dir::of(first, "cwd").map_err(fail(first, "looking at its working directory"))?;
-    let root = Dir::of(first, "root").map_err(fail(first, "looking at its root directory"))?;
+    let root = root.map_or_else(|| Dir::of(first, "root"), |(root, _)| Ok(root)).map_err(fail(first, "looking at its root directory"))?;
     let old: Vec<Ns> = old.into_iter().filter(|ns| differ(ns.kind())).collect();
     // Who shares a root directory with others can be brought back only by a process that is where it was.
     let keeper = if steps.multi && differ(Namespace::Mnt) {
@@ -281,10 +344,14 @@ fn enter(
         }
     }
     let Steps { mut plan, tids, .. } = steps;
+    plan.only_of = by.only_of;
     plan.expect = differs.iter().map(|ns| (ns.kind(), ns.ino())).collect();
     let target = if ids == Ids::Processes { Target::Process(tgid) } else { Target::Thread(first) };
-    let is_ours = |writer: &&Writer<'_>| machine.is_thread_of(tgid, writer.tid) && (ids == Ids::Processes || writer.tid == first);
-    let answer: Option<Answer<'_>> = writer.filter(is_ours).map(|writer| (writer.tid, writer.answer));
+    let is_ours = |writer: &Writer<'_>| machine.is_thread_of(tgid, writer.tid) && (ids == Ids::Processes || writer.tid == first);
+    // Once he is answered, his thread does other things.
+    let writer = by.writer.filter(|writer| is_ours(writer) && !writer.answered.get());
+    let answer = || _ = writer.map(Writer::answer);
+    let answer: Option<Answer<'_>> = writer.map(|writer| (writer.tid, &answer as &dyn Fn()));
     let mut back = Steps { plan: Plan::default(), multi, shares_fs, same_pids, tids };
     back.enter(&old, keeper.as_ref(), &Took { old: &[], keeper: None, root: &root, cwd: &cwd });
     if moves_root || differ(Namespace::Mnt) {
@@ -292,6 +359,7 @@ fn enter(
             back.plan.step(call, Vec::new());
         }
     }
+    back.plan.only_of = by.only_of;
     let back = Back { target, plan: back.plan, _holder: keeper };
     match proxy.inject(target, &plan, answer) {
         Ok(_) => Ok(Some(back)),
@@ -371,7 +439,7 @@ impl Steps {
 
     /// The calls that bring a thread back from these kinds.
     fn undo(&mut self, kinds: &[Namespace], took: &Took<'_>) -> Vec<Invocation> {
-        let old: Vec<&Ns> = took.old.iter().filter(|ns| kinds.contains(&ns.kind()) && ns.kind() != Namespace::User).collect();
+        let old: Vec<&Ns> = took.old.iter().filter(|ns| kinds.contains(&ns.kind())).collect();
         let mut calls = Vec::new();
         match took.keeper {
             Some(keeper) if kinds.contains(&Namespace::Mnt) => {
@@ -473,31 +541,33 @@ fn css_offline(tree: &mut Tree, id: CgroupId) {
 }
 
 fn prepare_attach(locked: &Locked<'_>, attach: &Attach<'_>, changes: &mut [Change]) -> Result<()> {
-    let Some((tgid, origin)) = changes.first().map(|change| (change.tgid, change.from)) else { return Ok(()) };
-    let tree = locked.tree();
-    let (from, to) = (effective(&tree, origin, &[]), effective(&tree, attach.to, &[]));
-    let others = changes.iter().any(|change| change.from != origin && !effective(&tree, change.from, &[]).is_empty());
-    drop(tree);
-    if from.is_empty() && to.is_empty() && !others {
+    let machine = locked.machine();
+    let to = effective(&locked.tree(), attach.to, &[]);
+    let from = |id: CgroupId| effective(&locked.tree(), id, &[]);
+    if to.is_empty() && changes.iter().all(|change| from(change.from).is_empty()) {
         return Ok(());
     }
-    if others {
-        let failure =
-            Failure::new(Errno::EBUSY, format!("{tgid}: its threads are in groups with different namespaces; move them one by one"));
+    if let Err(failure) = revive(locked, attach.to) {
         tell(locked, attach.to, &failure);
         return Err(failure.into());
     }
-    let mut party = Party { tgid, ids: attach.ids, changes: changes.iter_mut().collect() };
-    match enter(locked.machine(), &mut party, (&from, &to), attach.writer) {
-        Ok(_) => {
-            forget_error(locked, attach.to);
-            Ok(())
+    let to = effective(&locked.tree(), attach.to, &[]);
+    let by = attach.writer.map_or_else(|| By::nobody(&to), |writer| By::new(writer, writer.opener_uid == locked.owner()));
+    let mut backs = Vec::new();
+    let is_whole = |tgid, tasks| attach.whole || all_threads(machine, tgid, tasks);
+    let moved = parties(machine, changes, by.writer.map_or(0, |writer| writer.tid), is_whole).into_iter().try_for_each(|mut party| {
+        let from = from(party.changes.first().map_or(attach.to, |change| change.from));
+        enter(machine, &mut party, (&from, &to), by).map(|back| backs.extend(back))
+    });
+    if let Err(failure) = moved {
+        if let Ok(proxy) = proxy(machine) {
+            backs.iter().rev().for_each(|back: &Back| back.take(proxy));
         }
-        Err(failure) => {
-            tell(locked, attach.to, &failure);
-            Err(failure.into())
-        }
+        tell(locked, attach.to, &failure);
+        return Err(failure.into());
     }
+    forget_error(locked, attach.to);
+    Ok(())
 }
 
 /// A child that was born before its creator's move reached it, and has what he had then, goes after him.
@@ -509,22 +579,34 @@ fn check(
     state: &mut TaskState,
     birth: &Birth,
 ) -> std::result::Result<Checked, Errno> {
-    let is_as = |before: &Vec<(Namespace, u64)>| !before.is_empty() && before.iter().all(|(kind, ino)| ino_of(tid, *kind) == Ok(*ino));
-    if !birth.previous.iter().filter_map(|before| before.ns.as_ref()).any(is_as) {
+    let mut places = birth.previous.iter().filter_map(|before| before.ns.as_ref()).peekable();
+    if places.peek().is_none() {
         return Ok(Checked::True);
     }
     let info = machine.task(tid)?;
+    // Who is older has been moved himself.
+    if machine.uptime().is_some_and(|now| now.saturating_sub(info.start_time) > YOUNG) {
+        return Ok(Checked::True);
+    }
     let to = effective(tree, id, &[]);
+    let Some(was) = places.find(|was| was.is_of(tid) && was.differs(&to)) else { return Ok(Checked::True) };
+    let root = was.root.as_ref().and_then(|(_, path)| path.clone()).map(|path| (path, ROOT));
+    let from = Effective { root, ..Effective::default() };
     let ids = if info.tgid == tid { Ids::Processes } else { Ids::Threads };
-    let known = TaskState { ns: TaskNs::default(), ..state.clone() };
+    let known = TaskState { ns: was.home.clone(), ..state.clone() };
     let mut change = Change::of_child(tid, info.tgid, id, known);
     let mut party = Party { tgid: info.tgid, ids, changes: vec![&mut change] };
-    match enter(machine, &mut party, (&Effective::default(), &to), None) {
-        Ok(_) => {}
-        Err(Failure { errno: Errno::ESRCH, .. }) => return Err(Errno::ESRCH),
-        Err(failure) => log::warn!("a child is not in its group's namespaces: {}", failure.why),
+    match enter(machine, &mut party, (&from, &to), By::nobody(&to)) {
+        Ok(_) => {
+            state.ns = change.state.ns;
+            Ok(Checked::True)
+        }
+        Err(Failure { errno: Errno::ESRCH, .. }) => Err(Errno::ESRCH),
+        Err(failure) => {
+            log::warn!("a child is not in its group's namespaces: {}", failure.why);
+            Err(failure.errno)
+        }
     }
-    Ok(Checked::True)
 }
 
 /// What is written to a file of a kind.
@@ -570,11 +652,9 @@ fn is_trusted(locked: &Locked<'_>, writer: &Writer<'_>) -> bool {
     if owner == 0 && locked.machine().root_is_global() { writer.opener_caps & CAP_SYS_ADMIN != 0 } else { writer.opener_uid == owner }
 }
 
-/// A new namespace is made with the server's rights, or inside a user namespace of the opener's.
-fn may_make(locked: &Locked<'_>, writer: &Writer<'_>, kind: Namespace, there: &Effective) -> bool {
-    is_trusted(locked, writer)
-        || kind == Namespace::User
-        || there.get(Namespace::User).is_some_and(|ns| ns.owner() == Ok(writer.opener_uid))
+/// Whether the opener may do what he likes there: all that the server may, or because it is in a user namespace of his.
+fn may_all(locked: &Locked<'_>, writer: &Writer<'_>, there: &Effective) -> bool {
+    is_trusted(locked, writer) || there.get(Namespace::User).is_some_and(|ns| ns.owner() == Ok(writer.opener_uid))
 }
 
 fn store(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, kind: Namespace, text: &[u8]) -> Result<()> {
@@ -586,7 +666,7 @@ fn store(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, kind: Namespace
         _ => {}
     }
     let there = effective(&locked.tree(), id, &[]);
-    if matches!(request, Request::New) && !may_make(locked, writer, kind, &there) {
+    if matches!(request, Request::New) && kind != Namespace::User && !may_all(locked, writer, &there) {
         return Err(Error::Perm);
     }
     css.own.retain(|own| own.ns.kind() != kind);
@@ -597,8 +677,8 @@ fn store(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, kind: Namespace
         Request::Adopt(ns) => css.own.push(Own { ns, _init: None }),
         Request::New => {
             wanted.new.push(kind);
-            if kind == Namespace::User && locked.owner() == 0 {
-                wanted.owner = Some((writer.opener_uid, writer.opener_uid)).filter(|(uid, _)| *uid != 0);
+            if kind == Namespace::User && locked.owner() == 0 && !is_trusted(locked, writer) {
+                wanted.owner = Some((writer.opener_uid, writer.opener_gid));
             }
         }
     }
@@ -660,12 +740,18 @@ fn held(
         if css.own.is_empty() && wanted.new.is_empty() {
             continue;
         }
+        let user = there.get(Namespace::User).and_then(|ns| ns.owner().ok());
+        wanted.owner = wanted.owner.or(user.filter(|uid| *uid != locked.owner()).map(|uid| (uid, NOBODY)));
         wanted.enter = there.ns.into_iter().map(|(ns, _)| ns).collect();
         let held = proxy.hold(&wanted).map(Arc::new);
         let holder = held.map_err(|error| Failure::new(error.errno, format!("the group's namespaces cannot be made or held: {error}")))?;
         for kind in wanted.new {
             let new = Ns::active(holder.pid, kind);
             let ns = new.map_err(|errno| Failure::new(errno, format!("looking at the new {kind} namespace: {errno}")))?;
+            // Its owner may have had a hand in it.
+            if wanted.owner.is_some_and(|(uid, _)| ns.owner() != Ok(uid)) {
+                return Err(Failure::new(Errno::EPERM, format!("the new {kind} namespace is somebody else's")));
+            }
             css.own.push(Own { ns, _init: (kind == Namespace::PidForChildren).then(|| holder.clone()) });
         }
         css.holder = Some(holder);
@@ -673,6 +759,20 @@ fn held(
         states.push((group, css));
     }
     Ok(states)
+}
+
+/// Makes a new holder for what is effective in a group, if the one that it has has died.
+fn revive(locked: &Locked<'_>, id: CgroupId) -> std::result::Result<(), Failure> {
+    let found = {
+        let tree = locked.tree();
+        let way = std::iter::successors(Some(id), |id| tree.get(*id).ok().map(|group| group.parent).filter(|_| *id != ROOT));
+        let mut groups = way.filter_map(|id| Some((id, tree.get(id).ok()?.css.ns.clone())));
+        groups.find(|(_, css)| css.holder.is_some())
+    };
+    let Some((id, css)) = found.filter(|(_, css)| css.holder.as_ref().is_some_and(|holder| !holder.is_alive())) else { return Ok(()) };
+    let states = held(locked, &[id], (id, css), Wanted::default())?;
+    swap(locked, states);
+    Ok(())
 }
 
 /// Puts these states in place; those that were there.
@@ -701,14 +801,16 @@ fn move_members(
     backs: &Mutex<Vec<Back>>,
 ) -> std::result::Result<(), Failure> {
     let machine = locked.machine();
+    revive(locked, group)?;
+    let by = By::new(writer, is_trusted(locked, writer));
     let (from, to) = {
         let tree = locked.tree();
         (effective(&tree, group, old), effective(&tree, group, &[]))
     };
     let failure: Mutex<Option<Failure>> = Mutex::new(None);
     let apply = |changes: &mut [Change]| {
-        parties(machine, changes, writer.tid).into_iter().try_for_each(|mut party| {
-            match enter(machine, &mut party, (&from, &to), Some(writer)) {
+        parties(machine, changes, writer.tid, |tgid, tasks| all_threads(machine, tgid, tasks)).into_iter().try_for_each(|mut party| {
+            match enter(machine, &mut party, (&from, &to), by) {
                 Ok(back) => backs.lock().extend(back),
                 Err(Failure { errno: Errno::ESRCH, .. }) => {
                     party.changes.iter_mut().for_each(|change| change.gone = machine.affinity(change.tid).is_err());
@@ -726,11 +828,17 @@ fn move_members(
     moved.map_err(|error| failure.into_inner().unwrap_or(Failure::new(error.errno(), error.to_string())))
 }
 
-/// Members by process, all threads of one together if they are all here; this one's last.
-fn parties<'a>(machine: &dyn Machine, changes: &'a mut [Change], last: Tid) -> Vec<Party<'a>> {
-    let mut parties: Vec<Party<'a>> = Vec::new();
+/// Whether a process has no more threads than these. A dead main thread is in no group.
+fn all_threads(machine: &dyn Machine, tgid: Tid, tasks: usize) -> bool {
+    let is_dead = || machine.task(tgid).is_ok_and(|main| main.zombie);
+    machine.thread_count(tgid).is_ok_and(|count| count <= tasks || count == tasks + 1 && is_dead())
+}
+
+/// Tasks by process, those of one together if they are all its threads, come from one place and are at home in one; this one's last.
+fn parties<'a>(machine: &dyn Machine, changes: &'a mut [Change], last: Tid, is_whole: impl Fn(Tid, usize) -> bool) -> Vec<Party<'a>> {
     let mut all: Vec<&'a mut Change> = changes.iter_mut().collect();
     all.sort_by_key(|change| (change.tgid, change.tid));
+    let mut parties: Vec<Party<'a>> = Vec::new();
     for change in all {
         match parties.last_mut() {
             Some(party) if party.tgid == change.tgid => party.changes.push(change),
@@ -739,14 +847,15 @@ fn parties<'a>(machine: &dyn Machine, changes: &'a mut [Change], last: Tid) -> V
     }
     let mut split = Vec::new();
     for party in parties {
-        if machine.thread_count(party.tgid).is_ok_and(|count| count <= party.changes.len()) {
+        let tgid = party.tgid;
+        let alike = party.changes.windows(2).all(|two| two[0].from == two[1].from && two[0].known.ns == two[1].known.ns);
+        if alike && is_whole(tgid, party.changes.len()) {
             split.push(party);
         } else {
-            let tgid = party.tgid;
             split.extend(party.changes.into_iter().map(|change| Party { tgid, ids: Ids::Threads, changes: vec![change] }));
         }
     }
-    split.sort_by_key(|party| machine.is_thread_of(party.tgid, last));
+    split.sort_by_key(|party| machine.is_thread_of(party.tgid, last) && (party.ids == Ids::Processes || party.changes[0].tid == last));
     split
 }
 
@@ -757,6 +866,10 @@ fn store_root(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, text: &[u8
         [b'/', ..] => Some(text.to_vec()),
         _ => return Err(Error::Invalid),
     };
+    // A root directory that somebody has made up deceives programs that have more rights than he.
+    if css.root.is_some() && !may_all(locked, writer, &effective(&locked.tree(), id, &[])) {
+        return Err(Error::Perm);
+    }
     let made = change(locked, writer, id, css, Wanted::default());
     if let Err(failure) = &made {
         tell(locked, id, failure);

@@ -6,7 +6,7 @@ mod mount;
 
 pub use mount::MountError;
 
-use crate::cgroup::{Hierarchy, Locked};
+use crate::cgroup::{Hierarchy, Locked, ROOT};
 use crate::controllers::SUBSYS;
 use crate::error::{Error, Result};
 use crate::options::MountOptions;
@@ -143,6 +143,13 @@ impl Face {
         Ok(Self { writes, reads, housekeeper: Housekeeper::new(&vfs)?, xattr, vfs })
     }
 
+    /// The right to change the hierarchy, if nobody has it and having it here keeps nobody waiting: whoever gives it back may find children that
+    /// are still to be moved, and must not wait for them here.
+    fn try_lock(&self) -> Option<Locked<'_>> {
+        let hierarchy = self.vfs.hierarchy();
+        if hierarchy.is_slow_for_one(ROOT) { None } else { hierarchy.try_lock() }
+    }
+
     /// Runs a change of the hierarchy, at once if nobody else has it, else behind whoever has, and answers when it is free again.
     fn change<R: Send + 'static, T>(
         &self,
@@ -151,7 +158,7 @@ impl Face {
         change: impl FnOnce(&Vfs, &Locked<'_>) -> Result<T> + Send + 'static,
         answer: impl FnOnce(R, Result<T>) + Send + 'static,
     ) {
-        match self.vfs.hierarchy().try_lock() {
+        match self.try_lock() {
             Some(locked) => {
                 let done = change(&self.vfs, &locked);
                 drop(locked);
@@ -402,7 +409,7 @@ impl Filesystem for Face {
         let (fh, client) = (fh.0, client(req));
         let len = data.len();
         let slow = self.vfs.is_slow_write(fh, data, client);
-        let free = if slow { None } else { self.vfs.hierarchy().try_lock() };
+        let free = if slow { None } else { self.try_lock() };
         match free {
             Some(mut locked) => {
                 let answer = Answer::new(reply, len);

@@ -18,7 +18,7 @@ mod wire;
 
 pub use error::InjectError;
 pub use helper::main as helper_main;
-pub use plan::{Arg, Descriptor, Invocation, Namespace, Plan, Report, Step, Syscall, Target};
+pub use plan::{Arg, Descriptor, Invocation, Namespace, Owner, Plan, Report, Step, Syscall, Target};
 
 use crate::sys::shared::Words;
 use crate::sys::{Errno, Tid, ptrace};
@@ -47,8 +47,9 @@ const PHASE_MODIFIED: u64 = 2;
 /// The parent has decided to kill it before that.
 const PHASE_KILLED: u64 = 3;
 
-/// How long an injection may take once it has begun to modify. Only a target that others freeze in the middle takes as long.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an injection may take once it has begun to modify. Only a target that others freeze in the middle, or that looks up a path in a file
+/// system which does not answer, takes as long.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// An injector process, started when it is needed, and again when it has died.
 ///
@@ -198,7 +199,7 @@ impl Process {
                 match phase {
                     // It waits for an execve(2), or is stopped itself.
                     Ok(_) => return (Err(InjectError::Unsettled { tid: request.target.tid() }), false),
-                    Err(_) if !self.readable(end + PATIENCE) => {
+                    Err(_) if !self.readable(Instant::now() + PATIENCE) => {
                         return (Err(InjectError::Died { modified: true }), false);
                     }
                     Err(_) => end = Instant::now() + helper::GRACE,

@@ -11,8 +11,8 @@ use super::Ns;
 use crate::inject::Namespace;
 use crate::sys::process::{self, Fork};
 use crate::sys::{Errno, Tid, nsfs, ptrace};
-use nix::fcntl::{OFlag, open};
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::fcntl::{OFlag, open, openat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::sockopt::PassCred;
@@ -37,7 +37,8 @@ pub struct Wanted {
     pub enter: Vec<Ns>,
     /// Kinds to make anew.
     pub new: Vec<Namespace>,
-    /// Whom a new user namespace belongs to, if that is not the server's user.
+    /// The user and group that the holder is, if not the server's: whoever owns the user namespace that it is in. He has power over the processes
+    /// in it, so it must not be able to do more than he.
     pub owner: Option<(u32, u32)>,
 }
 
@@ -130,7 +131,7 @@ impl Holder {
         let mut helper = Command::new(program).arg(HOLDER_ARG).current_dir("/").stdin(theirs).spawn().map_err(|error| start(raw(error)))?;
         let born = wanted.send(&ours, &stdin).map_err(&start).and_then(|()| {
             drop(stdin);
-            attend(&ours, helper.id().cast_signed(), wanted)
+            attend(&ours, helper.id().cast_signed())
         });
         if born.is_err() {
             let _ = helper.kill();
@@ -138,6 +139,14 @@ impl Holder {
         let _ = helper.wait();
         let (pid, pidfd) = born?;
         Ok(Self { pid, pidfd: pidfd.into(), _alive: alive })
+    }
+}
+
+impl Holder {
+    /// Whether it lives: its user may kill it, and so does the end of a pid namespace that it is in.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        poll(&mut [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(0)
     }
 }
 
@@ -160,7 +169,7 @@ impl Wanted {
 }
 
 /// Serves the helper until its child executes the holder, which closes the socket's other end.
-fn attend(socket: &OwnedFd, helper: Tid, wanted: &Wanted) -> Result<(Tid, OwnedFd), HolderError> {
+fn attend(socket: &OwnedFd, helper: Tid) -> Result<(Tid, OwnedFd), HolderError> {
     let start = failed(Step::Start);
     let mut child = None;
     let mut buffer = [0; 16];
@@ -172,8 +181,8 @@ fn attend(socket: &OwnedFd, helper: Tid, wanted: &Wanted) -> Result<(Tid, OwnedF
         let sender = received.as_ref().map_or(0, |(_, _, sender)| *sender);
         match received.map(|(len, ..)| &buffer[..len]) {
             Some([MAPS]) => {
-                write_maps(helper, wanted.owner).map_err(failed(Step::Maps))?;
-                send(socket.as_raw_fd(), &[MAPS], MsgFlags::MSG_NOSIGNAL).map_err(&start)?;
+                let answer = if map_all(helper) { MAPS } else { FAILED };
+                send(socket.as_raw_fd(), &[answer], MsgFlags::MSG_NOSIGNAL).map_err(&start)?;
             }
             Some([CHILD]) => {
                 // It waits for our answer, so it is the one.
@@ -191,19 +200,21 @@ fn attend(socket: &OwnedFd, helper: Tid, wanted: &Wanted) -> Result<(Tid, OwnedF
     }
 }
 
-/// The identity where we may, else the one user that an ordinary user may map.
-fn write_maps(pid: Tid, owner: Option<(u32, u32)>) -> Result<(), Errno> {
-    let put = |file: &str, text: &str| fs::write(format!("/proc/{pid}/{file}"), text).map_err(raw);
-    let all = "0 0 4294967295\n";
-    match put("uid_map", all) {
-        Ok(()) => put("gid_map", all),
-        Err(_) => {
-            let (uid, gid) = owner.unwrap_or((Uid::effective().as_raw(), Gid::effective().as_raw()));
-            put("setgroups", "deny")?;
-            put("uid_map", &format!("{uid} {uid} 1\n"))?;
-            put("gid_map", &format!("{gid} {gid} 1\n"))
-        }
-    }
+/// Maps all ids to themselves, if we may.
+fn map_all(pid: Tid) -> bool {
+    ["uid_map", "gid_map"].iter().all(|file| fs::write(format!("/proc/{pid}/{file}"), "0 0 4294967295\n").is_ok())
+}
+
+/// In a user namespace that it has just made: maps its own two ids to themselves. Whoever owns the namespace can become anybody who has an id
+/// there, so there is none but his.
+fn map_own(proc: &OwnedFd, (uid, gid): (Uid, Gid)) -> Result<(), Errno> {
+    let put = |file: &str, text: &str| {
+        let file = openat(proc, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        write(&file, text.as_bytes()).map(drop)
+    };
+    put("setgroups", "deny")?;
+    put("uid_map", &format!("{uid} {uid} 1\n"))?;
+    put("gid_map", &format!("{gid} {gid} 1\n"))
 }
 
 /// The helper process.
@@ -223,11 +234,12 @@ fn tell(socket: BorrowedFd<'_>, message: &[u8]) {
     let _ = send(socket.as_raw_fd(), message, MsgFlags::MSG_NOSIGNAL);
 }
 
-/// Tells something and waits for the answer.
-fn ask(socket: BorrowedFd<'_>, message: &[u8]) -> Result<(), Errno> {
-    tell(socket, message);
-    match ptrace::receive(socket, &mut [0; 1]) {
-        Ok(Some(_)) => Ok(()),
+/// Says something and waits for the answer.
+fn ask(socket: BorrowedFd<'_>, message: u8) -> Result<u8, Errno> {
+    tell(socket, &[message]);
+    let mut answer = [0];
+    match ptrace::receive(socket, &mut answer) {
+        Ok(Some(_)) => Ok(answer[0]),
         Ok(None) => Err(Errno::EPIPE),
         Err(error) => Err(raw(error)),
     }
@@ -246,38 +258,45 @@ fn prepare(socket: BorrowedFd<'_>) -> Result<(), HolderError> {
     let new = CloneFlags::from_bits_retain(new.cast_signed());
     let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(&start)?;
     let program = program(new.contains(CloneFlags::CLONE_NEWPID)).map_err(&start)?;
-    let fds: Vec<OwnedFd> = fds.collect();
-    let nested = fds.iter().any(|ns| nsfs::kind(ns) == Ok(libc::CLONE_NEWPID));
-    enter(fds).map_err(failed(Step::Enter))?;
+    let proc = open("/proc/self", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(&start)?;
+    let owner = (uid != u32::MAX).then_some((uid.into(), gid.into()));
+    // A user namespace comes last: in it, we have no rights over what belongs to others.
+    let (user, mut others): (Vec<OwnedFd>, Vec<OwnedFd>) = fds.partition(|ns| nsfs::kind(ns) == Ok(libc::CLONE_NEWUSER));
+    let in_user = !user.is_empty();
+    let in_pid = others.iter().any(|ns| nsfs::kind(ns) == Ok(libc::CLONE_NEWPID));
+    if let Some(owner) = owner {
+        enter(std::mem::take(&mut others)).map_err(failed(Step::Enter))?;
+        become_owner(owner).map_err(failed(Step::Owner))?;
+    }
+    others.extend(user);
+    enter(others).map_err(failed(Step::Enter))?;
     if new.contains(CloneFlags::CLONE_NEWUSER) {
-        if uid != u32::MAX {
-            setgroups(&[]).and_then(|()| setresgid(gid.into(), gid.into(), gid.into())).map_err(failed(Step::Owner))?;
-            setresuid(uid.into(), uid.into(), uid.into()).map_err(failed(Step::Owner))?;
-            nix::sys::prctl::set_dumpable(true).map_err(failed(Step::Owner))?;
-        }
+        let ids = (Uid::effective(), Gid::effective());
         unshare(CloneFlags::CLONE_NEWUSER).map_err(failed(Step::User))?;
-        ask(socket, &[MAPS]).map_err(failed(Step::Maps))?;
+        let maps = failed(Step::Maps);
+        if owner.is_some() || in_user || ask(socket, MAPS).map_err(&maps)? != MAPS {
+            map_own(&proc, ids).map_err(maps)?;
+        }
     }
     let fork = |alone: &mut process::Alone| alone.fork().map_err(|error| failed(Step::Fork)(raw(error)));
     unshare(new - CloneFlags::CLONE_NEWUSER - CloneFlags::CLONE_NEWPID).map_err(failed(Step::Unshare))?;
     if new.contains(CloneFlags::CLONE_NEWPID) {
         // Only who is in a pid namespace himself can make one below it.
-        if nested && fork(&mut alone)? != Fork::Child {
+        if in_pid && fork(&mut alone)? != Fork::Child {
             return Ok(());
         }
         unshare(CloneFlags::CLONE_NEWPID).map_err(failed(Step::Unshare))?;
     }
     // Whoever is its parent from now on reaps it.
     if fork(&mut alone)? == Fork::Child {
-        ask(socket, &[CHILD]).map_err(start)?;
+        ask(socket, CHILD).map_err(start)?;
         become_holder(socket, &stdin, &null, &program).map_err(failed(Step::Exec))?;
     }
     Ok(())
 }
 
-/// A user namespace comes last: in it, we have no rights over what belongs to others. But where that is where our rights are, it comes first.
+/// In this order, as far as that is possible: where our rights are in a user namespace, that comes first.
 fn enter(mut left: Vec<OwnedFd>) -> Result<(), Errno> {
-    left.sort_by_key(|ns| nsfs::kind(ns) == Ok(libc::CLONE_NEWUSER));
     while !left.is_empty() {
         let before = left.len();
         let mut refused = Ok(());
@@ -293,6 +312,15 @@ fn enter(mut left: Vec<OwnedFd>) -> Result<(), Errno> {
         }
     }
     Ok(())
+}
+
+/// Gives up what the server may.
+fn become_owner((uid, gid): (Uid, Gid)) -> Result<(), Errno> {
+    setgroups(&[])?;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    // Else its files in /proc are root's, which writing its maps takes.
+    nix::sys::prctl::set_dumpable(true)
 }
 
 /// In the child. Without capabilities, whoever has as few may enter its namespaces too; and orphans that it gets are reaped by themselves.

@@ -8,10 +8,8 @@ use crate::inject::{InjectError, Injector, Namespace, Plan, Report, Target};
 use crate::sys::{Errno, Tid, process};
 use nix::sys::stat::fstat;
 use parking_lot::Mutex;
-use std::fs::File;
 use std::hash::{Hash, Hasher};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,6 +131,7 @@ impl Ns {
 #[derive(Clone, Debug)]
 pub struct Dir {
     file: Arc<OwnedFd>,
+    /// Its mount and its inode number.
     id: (u64, u64),
 }
 
@@ -160,8 +159,11 @@ impl Dir {
         let file = nix::fcntl::open(format!("/proc/{tid}/{link}").as_str(), flags, nix::sys::stat::Mode::empty());
         // Who is on its way out has none any more, as if it were not there.
         let file = file.map_err(|errno| if errno == Errno::ENOENT { Errno::ESRCH } else { errno })?;
-        let meta = File::from(file.try_clone().map_err(|error| errno(&error))?).metadata().map_err(|error| errno(&error))?;
-        Ok(Self { file: file.into(), id: (meta.dev(), meta.ino()) })
+        // Not by stat(2): a file system that does not answer would keep us waiting, and a user's own may refuse.
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).map_err(|error| errno(&error))?;
+        let number = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok());
+        let id = (number("mnt_id").ok_or(Errno::EIO)?, number("ino").ok_or(Errno::EIO)?);
+        Ok(Self { file: file.into(), id })
     }
 
     /// The descriptor, which can only be named and entered (O_PATH).

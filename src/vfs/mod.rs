@@ -17,6 +17,7 @@ use callers::Callers;
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use slab::Slab;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
@@ -90,7 +91,7 @@ pub struct Dirent {
 
 /// What a descriptor of a client stands for.
 enum Handle {
-    File { ino: Ino, opener_uid: u32, opener_caps: u64, read: AtomicBool, text: Mutex<Snapshot> },
+    File { ino: Ino, opener: Client, opener_caps: u64, read: AtomicBool, text: Mutex<Snapshot> },
     Dir { ino: Ino, entries: Mutex<Arc<Vec<Dirent>>> },
 }
 
@@ -271,7 +272,7 @@ impl Vfs {
         let decide = self.file(slot).is_some_and(|file| file.cft.flags.contains(CftFlags::OPENER_CAPABLE));
         let caller = if decide { self.hierarchy.machine().caller(client.tid).ok() } else { None };
         let opener_caps = caller.map_or(0, |caller| caller.creds.cap_effective);
-        Ok(self.add_handle(Handle::File { ino, opener_uid: client.uid, opener_caps, read: AtomicBool::new(false), text: Mutex::default() }))
+        Ok(self.add_handle(Handle::File { ino, opener: client, opener_caps, read: AtomicBool::new(false), text: Mutex::default() }))
     }
 
     /// Opens a group for listing it.
@@ -326,7 +327,9 @@ impl Vfs {
         let Ok(handle) = self.handle(fh) else { return false };
         let Handle::File { ino, .. } = &*handle else { return false };
         let (id, slot) = locate(*ino);
-        self.file(slot).is_some_and(|file| matches!(file.cft.show, Show::Members(_))) && self.hierarchy.is_large(id)
+        let members = self.file(slot).is_some_and(|file| matches!(file.cft.show, Show::Members(_)));
+        // Children among them may have to be moved first.
+        members && (self.hierarchy.is_large(id) || self.hierarchy.is_slow_for_one(ROOT))
     }
 
     /// Reads from a control file (`kernfs_seq_show`): up to `size` bytes, none at its end.
@@ -408,7 +411,7 @@ impl Vfs {
     /// whatever the file's handler says.
     pub fn write(&self, locked: &mut Locked<'_>, fh: u64, data: &[u8], client: Client, answer: &dyn Fn()) -> Result<()> {
         let handle = self.handle(fh)?;
-        let Handle::File { ino, opener_uid, opener_caps, .. } = &*handle else { return Err(Error::Invalid) };
+        let Handle::File { ino, opener, opener_caps, .. } = &*handle else { return Err(Error::Invalid) };
         let (id, slot) = locate(*ino);
         let file = self.file(slot).ok_or(Error::Invalid)?;
         if data.len() > (file.cft.max_write)(self.hierarchy.machine()) {
@@ -420,7 +423,15 @@ impl Vfs {
         }
         let text = data.split(|&c| c == 0).next().unwrap_or_default();
         let caller = || self.callers.get(self.hierarchy.machine(), client);
-        let writer = Writer { opener_uid: *opener_uid, opener_caps: *opener_caps, tid: client.tid, caller: &caller, answer };
+        let writer = Writer {
+            opener_uid: opener.uid,
+            opener_gid: opener.gid,
+            opener_caps: *opener_caps,
+            tid: client.tid,
+            caller: &caller,
+            answer,
+            answered: Cell::new(false),
+        };
         let done = match file.cft.store {
             Store::None => Err(Error::Invalid),
             Store::U64(store) => parse::u64(text).and_then(|value| store(locked, id, value)),

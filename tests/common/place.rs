@@ -1,5 +1,6 @@
 //! A directory with servers that are killed, one after the other.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -31,7 +32,8 @@ impl Place {
     pub fn serve(&mut self, options: &[&str]) -> i32 {
         let dir = self.dir();
         let mut command = Command::new(env!("CARGO_BIN_EXE_cgfuse"));
-        command.args(["mount", "-f"]).args(options).arg(&dir).stdin(Stdio::null()).stderr(Stdio::null());
+        command.args(["mount", "-f"]).args(options).arg(&dir).stdin(Stdio::null());
+        command.stderr(File::create(self.temp.path().join("log")).expect("a log"));
         let mut server = spawn(command).expect("cgfuse starts");
         wait_until("the mount answers", || {
             assert!(server.try_wait().expect("wait").is_none(), "cgfuse ended without mounting");
@@ -42,6 +44,11 @@ impl Place {
         let pid = server.id().cast_signed();
         self.server = Some(server);
         pid
+    }
+
+    /// What the server has written on stderr.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.temp.path().join("log")).unwrap_or_default()
     }
 
     /// Kills the server.

@@ -461,6 +461,14 @@ static void *idle_own_files(void *arg)
 	return idle(arg);
 }
 
+static void *idle_apart(void *arg)
+{
+	if (unshare(CLONE_NEWUTS))
+		die("unshare");
+	atomic_fetch_add(&shared->word, 1);
+	return idle(arg);
+}
+
 /* One of several threads gives up its capabilities, or fills a descriptor table of its own. */
 static int victim;
 
@@ -1068,8 +1076,8 @@ int main(int argc, char **argv)
 		chain(n);
 		return alive();
 	}
-	if (!strcmp(mode, "own-files")) {
-		threads(n, idle_own_files);
+	if (!strcmp(mode, "own-files") || !strcmp(mode, "apart")) {
+		threads(n, *mode == 'o' ? idle_own_files : idle_apart);
 		while (shared->word < n - 1)
 			usleep(1000);
 		return alive();

@@ -67,7 +67,8 @@ impl Targets {
     fn are_well(&mut self, round: usize) {
         for target in [&self.endure, &self.signals, &self.busy] {
             target.untouched();
-            are_together(target.pid());
+            let apart = apart(target.pid());
+            assert!(apart.is_empty(), "round {round}: {apart:?}");
         }
         self.endure.send();
         assert_eq!(self.endure.said().extra, 0, "round {round}: disturbed");
@@ -86,16 +87,16 @@ impl Targets {
     }
 }
 
-/// All threads of a process are in the same namespaces.
-#[track_caller]
-fn are_together(pid: i32) {
+/// The kinds of which the threads of a process are in different namespaces, and who is where.
+fn apart(pid: i32) -> Vec<(&'static str, Vec<(PathBuf, PathBuf)>)> {
     let task = format!("/proc/{pid}/task");
     let tids: Vec<PathBuf> = std::fs::read_dir(task).expect("it lives").map(|entry| entry.expect("a thread").path()).collect();
-    for kind in SHARED {
-        let mut places: Vec<PathBuf> = tids.iter().map(|tid| std::fs::read_link(tid.join("ns").join(kind)).expect("it lives")).collect();
-        places.dedup();
-        assert_eq!(places.len(), 1, "{kind}: threads of {pid} are apart");
-    }
+    let places = |kind| -> Vec<(PathBuf, PathBuf)> {
+        let there = |tid: &PathBuf| std::fs::read_link(tid.join("ns").join(kind)).expect("it lives");
+        tids.iter().map(|tid| (tid.clone(), there(tid))).collect()
+    };
+    let all = SHARED.iter().map(|kind| (*kind, places(kind)));
+    all.filter(|(_, places)| places.iter().any(|(_, place)| *place != places[0].1)).collect()
 }
 
 /// Moves these to and fro until told to end or `judge`, which is given each error, says so.
@@ -174,7 +175,8 @@ fn the_injector() {
     thread::scope(|scope| {
         // EBUSY: places for code that a killed injector's threads have not left yet.
         let judge = |errno, group: &Path, pid| {
-            are_together(pid);
+            let apart = apart(pid);
+            assert!(apart.is_empty(), "errno {errno}: {}: {apart:?}\n{}", text(group.join("ns.last_error")), place.log());
             match errno {
                 EIO => failed.fetch_add(1, Ordering::SeqCst),
                 EBUSY => busy.fetch_add(1, Ordering::SeqCst),
@@ -186,7 +188,7 @@ fn the_injector() {
         let movers = scope.spawn(move || move_all(groups, pids, stop, moves, judge));
         let mut kills = 0;
         while kills < wanted && !movers.is_finished() {
-            thread::sleep(Duration::from_micros(random.below(12_000)));
+            thread::sleep(Duration::from_micros(random.below(40_000)));
             let Some(injector) = injector(server) else { continue };
             kills += usize::from(kill(Pid::from_raw(injector), Signal::SIGKILL).is_ok());
             wait_until("it is gone", || matches!(state(injector, injector), None | Some('Z' | 'X')));

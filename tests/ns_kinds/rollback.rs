@@ -385,3 +385,30 @@ fn what_is_not_managed_is_left_alone() {
         }
     }
 }
+
+/// Who is no member has its own namespaces, also when other threads of its process come and go.
+#[test]
+fn threads_that_are_elsewhere_stay_there() {
+    let Some(mount) = mount() else { return };
+    let (web, net) = (group(&mount, "web"), group(&mount, "net"));
+    good(&web, set(&web, "uts", "new"));
+    good(&net, set(&net, "net", "new"));
+    let target = crate::target::Target::new(&["apart", "4"]);
+    let tids = target.tids();
+    let own: Vec<String> = tids.iter().map(|tid| ns_of(*tid, "uts")).collect();
+    assert!(own.iter().all(|ns| own.iter().filter(|other| *other == ns).count() == 1), "{own:?}");
+    good(&web, enter(&web, "tasks", tids[1]));
+    assert_eq!(ns_of(tids[1], "uts"), value(&web, "ns.uts"));
+    // The process goes: each from where it is to where it is at home.
+    for to in [mount.dir(), net.as_path(), mount.dir()] {
+        good(to, enter(to, "cgroup.procs", target.pid()));
+        assert_eq!(tids.iter().map(|tid| ns_of(*tid, "uts")).collect::<Vec<_>>(), own);
+    }
+    // Each finds its own home.
+    for tid in &tids {
+        good(&web, enter(&web, "tasks", *tid));
+        assert_eq!(ns_of(*tid, "uts"), value(&web, "ns.uts"));
+    }
+    good(mount.dir(), enter(mount.dir(), "cgroup.procs", target.pid()));
+    assert_eq!(tids.iter().map(|tid| ns_of(*tid, "uts")).collect::<Vec<_>>(), own);
+}
