@@ -51,11 +51,11 @@ pub(crate) const CALLS: [(&str, i64, i32, i64); 37] = [
     ("epoll_wait-finite", 0, 0, 0),
 ];
 
-/// These give EINTR when their thread is stopped in any way, see signal(7).
-const FRAGILE: [&str; 2] = ["epoll_wait-finite", "sigtimedwait"];
+/// These may end so when their thread is stopped in any way: with EINTR, see signal(7), or as a wait for a value that has changed meanwhile.
+const FRAGILE: [(&str, i32); 3] = [("epoll_wait-finite", EINTR), ("sigtimedwait", EINTR), ("futex", EAGAIN)];
 
 pub(crate) fn is_fragile(name: &str, errno: i32) -> bool {
-    FRAGILE.contains(&name) && errno == EINTR
+    FRAGILE.contains(&(name, errno))
 }
 
 pub(crate) fn io_uring_is_disabled() -> bool {
