@@ -71,6 +71,9 @@ pub enum Error {
     /// The client is to be stopped while it waits, and is made to ask again: see [`crate::inject`].
     #[error("to be made again")]
     Restart,
+    /// Somebody has to be waited for, and others would wait behind us: to be done again where they do not.
+    #[error("not at once")]
+    Later,
     /// What the system call that did the work said.
     #[error("{0}")]
     Sys(Errno),
@@ -100,6 +103,7 @@ impl Error {
             Self::NotSupported => Errno::EOPNOTSUPP,
             Self::NoMemory => Errno::ENOMEM,
             Self::Restart => Errno::ERESTART,
+            Self::Later => Errno::EAGAIN,
             Self::Sys(errno) => errno,
         }
     }

@@ -6,6 +6,7 @@ mod sandbox;
 mod stress {
     mod exits; // members exit while their groups are listed
     mod killed; // the server dies in the middle
+    mod locks; // everything at once
     mod moves; // whole processes are moved while they create threads
     mod names; // groups come, go and change names, with members
     mod release; // groups that empty while nobody looks

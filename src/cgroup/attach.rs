@@ -297,6 +297,7 @@ impl Locked<'_> {
                 Ok(_) => moved = true,
                 // Alive, but not to be found: it is being born, or is executing a program and has just got another tid. Nobody waits behind us
                 // meanwhile.
+                Err(Error::NoTask) if self.hurried && self.lives(tid) => return Err(Error::Later),
                 Err(Error::NoTask) if self.lives(tid) && !writer.answered.get() => {
                     MutexGuard::unlocked(&mut self.guard, || std::thread::sleep(Duration::from_millis(1)))
                 }
@@ -310,9 +311,9 @@ impl Locked<'_> {
 
     /// Whether a task, or for a main thread its process, lives.
     fn lives(&self, tid: Tid) -> bool {
-        let lives = || self.machine().task(tid).is_ok_and(|info| !info.zombie);
+        let lives = |tid| self.machine().task(tid).is_ok_and(|info| !info.is_ending());
         // Once more at the end: the last of the other threads may have executed a program meanwhile, and be the main one.
-        lives() || self.machine().thread_count(tid).is_ok_and(|count| count > 1) || lives()
+        lives(tid) || self.machine().threads(tid).is_ok_and(|threads| threads.into_iter().any(lives)) || lives(tid)
     }
 
     /// One attempt. Whether everybody who was to be moved was found.
@@ -387,9 +388,10 @@ impl Locked<'_> {
         }
     }
 
-    /// Whether a task that is there, or all of a process, is dead and only waits to be reaped.
+    /// Whether a task that is there, or all of a process, is dead and only waits to be reaped, or about to be: moving it has no effect then
+    /// (`cgroup_migrate_add_task`).
     fn is_dead(&self, tid: Tid, ids: Ids) -> bool {
-        self.machine().task(tid).is_ok_and(|info| info.zombie) && (ids == Ids::Threads || !self.lives(tid))
+        self.machine().task(tid).is_ok_and(|info| info.is_ending()) && (ids == Ids::Threads || !self.lives(tid))
     }
 
     /// The tasks that would go to a group; none if all are there, `None` if there are none.
@@ -477,15 +479,23 @@ impl Locked<'_> {
 
     /// Moves all tasks of a group to another without asking anybody (`cgroup_transfer_tasks`).
     pub fn transfer_tasks(&self, from: CgroupId, to: CgroupId) {
-        let members = self.hierarchy.members(&mut self.hierarchy.sync(), from);
-        for (tid, slot) in members {
-            let moved = Migration::start(self, to, (tid, slot.tgid), Ids::Threads).and_then(|mut migration| {
-                migration.prepare(None)?;
-                migration.commit()
-            });
-            match moved {
-                Ok(_) | Err(Error::NoTask) => {}
-                Err(error) => log::warn!("task {tid} stays in a group that cannot hold it: {error}"),
+        let mut seen = FxHashSet::default();
+        // Until nobody is found who was born behind the list.
+        for _ in 0..MAX_PASSES {
+            let mut members = self.hierarchy.members(&mut self.hierarchy.sync(), from);
+            members.retain(|(tid, _)| seen.insert(*tid));
+            if members.is_empty() {
+                break;
+            }
+            for (tid, slot) in members {
+                let moved = Migration::start(self, to, (tid, slot.tgid), Ids::Threads).and_then(|mut migration| {
+                    migration.prepare(None)?;
+                    migration.commit()
+                });
+                match moved {
+                    Ok(_) | Err(Error::NoTask) => {}
+                    Err(error) => log::warn!("task {tid} stays in a group that cannot hold it: {error}"),
+                }
             }
         }
     }
@@ -518,7 +528,10 @@ impl Locked<'_> {
             let checked = hierarchy.subsys.iter().map(look).try_fold(Checked::True, |worst, checked| checked.map(|one| worst.max(one)));
             let drifted = match checked {
                 Ok(checked) => checked == Checked::Drifted,
-                Err(Errno::ESRCH) => continue,
+                Err(Errno::ESRCH) => {
+                    hierarchy.css_set_lock.lock().forget(hierarchy, tid, slot);
+                    continue;
+                }
                 Err(errno) => {
                     log::info!("task {tid} keeps what it has: {errno}");
                     continue;

@@ -121,6 +121,17 @@ impl Tracked {
     }
 }
 
+impl Tracked {
+    /// Forgets a member that has gone without a word. Whether it has.
+    fn forget(&mut self, hierarchy: &Hierarchy, tid: Tid, slot: Slot) -> bool {
+        let is_ghost = self.tracker.is_ghost(&*hierarchy.machine, tid, slot);
+        if is_ghost && hierarchy.table.remove_if(tid, slot) == Ok(true) {
+            self.emptied.push(slot.css_set);
+        }
+        is_ghost
+    }
+}
+
 impl Hierarchy {
     /// A hierarchy with these controllers on this machine, with every task in its root. `owner` is the uid of the server.
     pub fn new(machine: Arc<dyn Machine>, subsys: Vec<&'static Subsys>, tracker: Box<dyn Tracker>, owner: u32) -> Self {
@@ -157,12 +168,12 @@ impl Hierarchy {
 
     /// The right to change the hierarchy; waits for whoever has it.
     pub fn lock(&self) -> Locked<'_> {
-        Locked { hierarchy: self, guard: self.cgroup_mutex.lock() }
+        Locked { hierarchy: self, guard: self.cgroup_mutex.lock(), hurried: false }
     }
 
-    /// The right to change the hierarchy if nobody has it.
+    /// The right to change the hierarchy if nobody has it, for who cannot wait: what takes patience fails with [`Error::Later`].
     pub fn try_lock(&self) -> Option<Locked<'_>> {
-        Some(Locked { hierarchy: self, guard: self.cgroup_mutex.try_lock()? })
+        Some(Locked { hierarchy: self, guard: self.cgroup_mutex.try_lock()?, hurried: true })
     }
 
     fn sync(&self) -> MutexGuard<'_, Tracked> {
@@ -266,7 +277,7 @@ impl Hierarchy {
         drop(tracked);
         if newborn {
             // They are looked at when the lock is given back, be it by somebody else.
-            drop(self.cgroup_mutex.try_lock_for(NEWBORN_PATIENCE).map(|guard| Locked { hierarchy: self, guard }));
+            drop(self.cgroup_mutex.try_lock_for(NEWBORN_PATIENCE).map(|guard| Locked { hierarchy: self, guard, hurried: true }));
         }
         members.into_iter().map(|(tid, slot)| if ids == Ids::Threads { tid } else { slot.tgid }).collect()
     }
@@ -427,6 +438,8 @@ impl Hierarchy {
 pub struct Locked<'h> {
     hierarchy: &'h Hierarchy,
     guard: MutexGuard<'h, ()>,
+    /// Others wait behind whoever has this.
+    hurried: bool,
 }
 
 /// Children that were being born during a change get what their group has, and groups that have become empty are announced, before
@@ -482,7 +495,7 @@ impl<'h> Locked<'h> {
     /// EBUSY if it has a child group or a live task or is the root, ENODEV if it is gone.
     pub fn rmdir(&self, id: CgroupId) -> Result<()> {
         let busy = id == ROOT || !self.tree().get(id)?.children.is_empty();
-        if busy || self.has_live_tasks(id) {
+        if busy || self.has_live_tasks(id) && !self.has_ghosts_only(id) {
             return Err(Error::Busy);
         }
         let group = self.change(|tree| tree.remove(id, &self.hierarchy.subsys))?;
@@ -518,6 +531,13 @@ impl<'h> Locked<'h> {
             hierarchy.members(&mut tracked, id);
         }
         count(&tracked) > 0
+    }
+
+    /// Whether all members of a group have gone without a word; they are forgotten up to the first one who has not.
+    fn has_ghosts_only(&self, id: CgroupId) -> bool {
+        let mut tracked = self.hierarchy.sync();
+        let members = self.hierarchy.members(&mut tracked, id);
+        members.into_iter().all(|(tid, slot)| tracked.forget(self.hierarchy, tid, slot))
     }
 
     /// Whether the group or one below it has a task that is alive (`cgroup_is_populated`).

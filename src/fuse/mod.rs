@@ -409,27 +409,23 @@ impl Filesystem for Face {
         let (fh, client) = (fh.0, client(req));
         let len = data.len();
         let slow = self.vfs.is_slow_write(fh, data, client);
-        let free = if slow { None } else { self.try_lock() };
-        match free {
-            Some(mut locked) => {
-                let answer = Answer::new(reply, len);
-                let done = self.vfs.write(&mut locked, fh, data, client, &|| answer.give(Ok(())));
-                drop(locked);
+        let answer = Answer::new(reply, len);
+        if let Some(mut locked) = if slow { None } else { self.try_lock() } {
+            let done = self.vfs.write(&mut locked, fh, data, client, &|| answer.give(Ok(())));
+            drop(locked);
+            if done != Err(Error::Later) {
                 answer.give(done);
-                self.housekeeper.look(&self.vfs);
-            }
-            None => {
-                let data = data[..len.min(MAX_COMMAND)].to_vec();
-                let housekeeper = self.housekeeper.clone();
-                self.writes.put(client.tid, move |turn| {
-                    let answer = Answer::new(reply, len);
-                    let Turn::Now(vfs) = turn else { return answer.give(Err(Error::Restart)) };
-                    let done = vfs.write(&mut vfs.hierarchy().lock(), fh, &data, client, &|| answer.give(Ok(())));
-                    answer.give(done);
-                    housekeeper.look(vfs);
-                });
+                return self.housekeeper.look(&self.vfs);
             }
         }
+        let data = data[..len.min(MAX_COMMAND)].to_vec();
+        let housekeeper = self.housekeeper.clone();
+        self.writes.put(client.tid, move |turn| {
+            let Turn::Now(vfs) = turn else { return answer.give(Err(Error::Restart)) };
+            let done = vfs.write(&mut vfs.hierarchy().lock(), fh, &data, client, &|| answer.give(Ok(())));
+            answer.give(done);
+            housekeeper.look(vfs);
+        });
     }
 
     fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {

@@ -60,6 +60,13 @@ pub struct TaskInfo {
     pub start_time: u64,
 }
 
+impl TaskInfo {
+    /// Whether it is dead or has begun to exit: it is in no group any more.
+    pub fn is_ending(&self) -> bool {
+        self.zombie || self.flags.contains(TaskFlags::EXITING)
+    }
+}
+
 /// A task's credentials, as far as moving it depends on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Creds {

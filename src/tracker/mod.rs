@@ -144,6 +144,12 @@ pub trait Tracker: Send {
     /// A task turned out to have exited.
     fn exited(&mut self, _tid: Tid) {}
 
+    /// Whether a task that is in the table has gone without a word: a thread that takes over its process's pid to execute a program, and dies of a
+    /// fault of that program before it has begun.
+    fn is_ghost(&self, _machine: &dyn Machine, _tid: Tid, _slot: Slot) -> bool {
+        false
+    }
+
     /// While the threads of a process are moved one after the other, a thread that is born there goes to this css_set.
     fn redirect(&mut self, _process: Option<(Tid, CssSetId)>) {}
 

@@ -679,6 +679,14 @@ impl Target {
         assert_eq!(self.order(tid, "exec"), Ok(self.pid()), "exec");
     }
 
+    /// The thread `tid` executes a program which is such that the process dies of it.
+    pub fn exec_and_die(&mut self, tid: i32, program: &Path) {
+        let orders = self.orders.as_mut().expect("the target has not been ended");
+        writeln!(orders, "{tid} exec {}", program.display()).expect("the target listens");
+        let status = self.process.wait().expect("a child of ours");
+        assert_eq!(status.code(), None, "killed: {status}");
+    }
+
     /// The process takes on the real, effective and saved user id `uid`.
     pub fn setuid(&mut self, uid: u32) -> Result<(), i32> {
         self.order(self.pid(), &format!("setuid {uid}")).map(|_| ())

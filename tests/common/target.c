@@ -182,7 +182,7 @@ static void run(char *line)
 	else if (!strncmp(line, "exit", 4))
 		_exit(atoi(args));
 	else if (!strncmp(line, "exec", 4)) {
-		execl("/proc/thread-self/exe", "target", (char *)NULL);
+		execl(*args ? args : "/proc/thread-self/exe", "target", (char *)NULL);
 		err(errno);
 	} else
 		err(ENOSYS);

@@ -6,7 +6,7 @@ use nix::errno::Errno::{EACCES, EBUSY, EINVAL, ENOENT, ENOTDIR, ENOTEMPTY};
 
 use super::actor::{Actor, at};
 use super::trees::{both, both_roots, configured};
-use crate::common::{ids, state, wait_until};
+use crate::common::{Target, TempDir, ids, state, wait_until};
 
 fn zombie(pid: i32) -> bool {
     state(pid, pid) == Some('Z')
@@ -144,6 +144,34 @@ fn use_does_not_keep_it(tree: &Path) {
     assert_eq!(a.rmdir(&g), Ok(0));
 }
 
+/// A program whose one segment would be the kernel's: found out when the process has none to go back to.
+fn bad_program(path: &Path) {
+    let mut image = vec![0x7f, b'E', b'L', b'F', if cfg!(target_pointer_width = "64") { 2 } else { 1 }, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let machine: u16 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
+    image.extend([2, machine].map(u16::to_le_bytes).as_flattened());
+    image.extend(1_u32.to_le_bytes());
+    image.extend([0x40_0078_u64, 64, 0].map(u64::to_le_bytes).as_flattened());
+    image.extend(0_u32.to_le_bytes());
+    image.extend([64_u16, 56, 1, 64, 0, 0].map(u16::to_le_bytes).as_flattened());
+    image.extend([1_u32, 5].map(u32::to_le_bytes).as_flattened());
+    image.extend([0, 0xffff_8000_0000_0000, 0xffff_8000_0000_0000, 120, 120, 0x1000_u64].map(u64::to_le_bytes).as_flattened());
+    std::fs::write(path, image).expect("a file");
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+}
+
+/// A thread that has taken over its process's pid and dies before its program begins.
+fn a_program_that_fails_late(tree: &Path) {
+    let a = Actor::new();
+    let (g, dir) = (tree.join("g"), TempDir::new());
+    configured(&g);
+    bad_program(&dir.path().join("program"));
+    let mut member = Target::new();
+    let thread = member.thread();
+    a.put(&g.join("cgroup.procs"), member.pid().to_string()).expect("attach");
+    member.exec_and_die(thread, &dir.path().join("program"));
+    assert_eq!(a.rmdir(&g), Ok(0), "{:?}", ids(g.join("tasks")));
+}
+
 fn the_root(root: &Path) {
     let (a, user) = (Actor::new(), Actor::user(65534));
     assert_eq!(a.rmdir(root), Err(EBUSY));
@@ -153,6 +181,6 @@ fn the_root(root: &Path) {
 
 both! {
     names members_keep_it born_inside zombies_do_not a_dead_leader_with_live_threads_does at_once_after_waiting
-    its_constraints_go_with_it needs_write_permission use_does_not_keep_it
+    a_program_that_fails_late its_constraints_go_with_it needs_write_permission use_does_not_keep_it
 }
 both_roots! { the_root }

@@ -8,11 +8,11 @@ mod asm;
 mod btf;
 mod programs;
 
-use super::table::{CHUNK, COUNTS_LEN, CssSetId, MAX_CSS_SETS, NO_SET, ROOT_SET, Table};
+use super::table::{CHUNK, COUNTS_LEN, CssSetId, MAX_CSS_SETS, NO_SET, ROOT_SET, Slot, Table};
 use super::{Stats, Tracker, adopt, adopt_all};
 use crate::sys::bpf::{self, MapInfo, Ring};
 use crate::sys::shared::Words;
-use crate::sys::{Machine, TaskFlags, TaskInfo, Tid};
+use crate::sys::{Errno, Machine, TaskFlags, TaskInfo, Tid};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, gettid, sysconf};
 use std::io;
@@ -246,6 +246,16 @@ impl Tracker for Bpf {
         }
     }
 
+    /// Between taking over the pid and executing the program, a thread is not found by its tid either; but then its process lives, and has no
+    /// main thread in the table.
+    fn is_ghost(&self, machine: &dyn Machine, tid: Tid, slot: Slot) -> bool {
+        let is_over = || match machine.task(slot.tgid) {
+            Ok(main) => main.zombie || tid != slot.tgid && self.table.get(slot.tgid).is_some(),
+            Err(errno) => errno == Errno::ESRCH,
+        };
+        !machine.is_thread_of(slot.tgid, tid) && is_over()
+    }
+
     fn redirect(&mut self, process: Option<(Tid, CssSetId)>) {
         let word = process.map_or(0, |(tgid, css_set)| (tgid as u64) << 32 | u64::from(css_set));
         self.control[REDIRECT].store(word, SeqCst);
@@ -284,7 +294,6 @@ impl Tracker for Bpf {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::Slot;
     use super::*;
 
     /// Where bpf(2) is forbidden, says so.
