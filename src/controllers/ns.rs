@@ -682,17 +682,21 @@ fn store(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, kind: Namespace
             }
         }
     }
-    let made = change(locked, writer, id, css, wanted);
+    let made = change(locked, writer, id, css, Some(wanted));
     if let Err(failure) = &made {
         tell(locked, id, failure);
     }
     Ok(made?)
 }
 
-/// Gives a group another state: makes holders for it and those below that share it, and moves all members, or changes nothing.
-fn change(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, css: Css, wanted: Wanted) -> std::result::Result<(), Failure> {
+/// Gives a group another state: makes holders for it and those below that share it if it has other namespaces, and moves all members, or changes
+/// nothing.
+fn change(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, css: Css, wanted: Option<Wanted>) -> std::result::Result<(), Failure> {
     let mut subtree = locked.tree().subtree(id);
-    let states = held(locked, &subtree, (id, css), wanted)?;
+    let states = match wanted {
+        Some(wanted) => held(locked, &subtree, (id, css), wanted)?,
+        None => vec![(id, css)],
+    };
     let old = swap(locked, states);
     // Whoever is let go before the end sees the new state, and what fails behind him would not be told: the writer comes last.
     let home = locked.cgroup_of(writer.tid);
@@ -870,7 +874,7 @@ fn store_root(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, text: &[u8
     if css.root.is_some() && !may_all(locked, writer, &effective(&locked.tree(), id, &[])) {
         return Err(Error::Perm);
     }
-    let made = change(locked, writer, id, css, Wanted::default());
+    let made = change(locked, writer, id, css, None);
     if let Err(failure) = &made {
         tell(locked, id, failure);
     }

@@ -143,15 +143,13 @@ impl Vfs {
     /// ENOENT for an inode that nobody can know.
     pub fn stat(&self, ino: Ino) -> Result<Stat> {
         let (id, slot) = locate(ino);
+        let children = || self.hierarchy.tree().get(id).map_or(0, |group| group.children.len());
+        let file = self.file(slot);
+        let nlink = if file.is_some() { 1 } else { 2 + children() as u32 };
         let nodes = self.nodes.read();
         let node = nodes.get(&id).ok_or(Error::NotFound)?;
-        Ok(match self.file(slot) {
-            Some(file) => Stat { ino, is_dir: false, nlink: 1, attr: node.file(slot, file.cft.mode()) },
-            None => {
-                let children = self.hierarchy.tree().get(id).map_or(0, |group| group.children.len());
-                Stat { ino, is_dir: true, nlink: 2 + children as u32, attr: node.dir }
-            }
-        })
+        let attr = file.map_or(node.dir, |file| node.file(slot, file.cft.mode()));
+        Ok(Stat { ino, is_dir: file.is_none(), nlink, attr })
     }
 
     /// Finds a name in a group, and counts that the client knows the inode now.
