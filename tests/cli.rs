@@ -227,6 +227,35 @@ fn only_the_own_mount_is_taken_away() {
     );
 }
 
+/// The kernel gives a mount's id to the next one as soon as it is free.
+#[test]
+fn a_mount_that_got_the_id_of_ours_stays() {
+    sandbox(
+        "a_mount_that_got_the_id_of_ours_stays",
+        r#"
+        $cgfuse mount -f "$D" 2>"$T/log" & pid=$!
+        eventually grep -q 'mounted on' "$T/log"
+        id=$(sed -n "s|^\([0-9]*\) [^ ]* [^ ]* [^ ]* $D .*|\1|p" /proc/self/mountinfo)
+        # A copy keeps the server.
+        unshare --mount --propagation private sh -c "touch '$T/copied'; exec sleep 1000" & copy=$!
+        eventually test -e "$T/copied"
+        umount "$D"
+        mkdir "$T/other"
+        n=0
+        until grep -q "^$id [^ ]* [^ ]* [^ ]* $T/other " /proc/self/mountinfo; do
+            n=$((n + 1))
+            [ $n -lt 50 ] || skip 'the id is not used again'
+            mount -t tmpfs none "$T/other"
+        done
+        kill $pid
+        eventually grep -q 'unmounted already' "$T/log"
+        grep -q "^$id .* $T/other " /proc/self/mountinfo || die "another mount is gone: $(cat "$T/log")"
+        kill $copy
+        wait $pid || die "exit code $?"
+        "#,
+    );
+}
+
 #[test]
 fn dead_mounts_are_healed() {
     sandbox(

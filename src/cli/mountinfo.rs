@@ -14,7 +14,7 @@ use crate::options::SUBTYPE;
 /// A line of /proc/self/mountinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// The mount's id, unique while it lives.
+    /// The mount's id, unique while it lives and given to another one at once afterwards.
     pub id: u64,
     /// `major:minor`, which all mounts of one file system share.
     pub device: String,
@@ -25,6 +25,11 @@ pub struct Mount {
 }
 
 impl Mount {
+    /// Whether it is that mount as it was seen before. Its file system must be alive: until then nobody else has its device.
+    pub fn is(&self, before: &Mount) -> bool {
+        self.id == before.id && self.device == before.device
+    }
+
     /// Whether it is one of ours.
     pub fn is_cgfuse(&self) -> bool {
         self.fstype.strip_prefix("fuse.") == Some(SUBTYPE)
@@ -108,6 +113,9 @@ mod tests {
         assert_eq!((mount.id, mount.device.as_str(), mount.fstype.as_str()), (36, "0:98", "fuse.cgfuse"));
         assert_eq!(mount.point, Path::new(r"/a b\c"));
         assert!(mount.is_cgfuse());
+        let after = |line| parse(line).unwrap().is(&mount);
+        assert!(after(br"36 35 0:98 / /moved rw - fuse.cgfuse cg rw"));
+        assert!(!after(br"36 35 0:99 / /imposter rw - tmpfs none rw") && !after(br"37 35 0:98 / /copy rw - fuse.cgfuse cg rw"));
         assert_eq!(parse(b""), None);
         assert!(!parse(br"1 1 0:1 / /proc rw - proc proc rw").unwrap().is_cgfuse());
     }

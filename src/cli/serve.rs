@@ -128,7 +128,7 @@ fn wait_until_gone(mount: &Mount) {
     // Readable with POLLPRI when mounts have changed since it was read.
     let Ok(file) = File::open("/proc/self/mountinfo") else { return };
     loop {
-        let there = mountinfo::list().is_ok_and(|list| list.iter().any(|other| other.id == mount.id));
+        let there = mountinfo::list().is_ok_and(|list| list.iter().any(|other| other.is(mount)));
         if !there {
             return;
         }
@@ -194,13 +194,13 @@ impl Stopper {
     /// Unmounts, wherever the mount has been moved to; the session then ends by itself, when the last user of the mount is gone.
     fn stop(&self) {
         let mounts = mountinfo::list().unwrap_or_default();
-        let Some(now) = mounts.into_iter().find(|mount| mount.id == self.mount.id) else {
+        let Some(now) = mounts.into_iter().find(|mount| mount.is(&self.mount)) else {
             return info!("{}: unmounted already", self.mount.point.display());
         };
         let path = now.point.as_path();
         let shown = path.display();
         let top = mountinfo::locate(path).ok().and_then(|place| place.mount);
-        if top.is_none_or(|top| top.id != self.mount.id) {
+        if top.is_none_or(|top| !top.is(&self.mount)) {
             error!("{shown}: covered by another mount; ending, ours stays there dead");
             std::process::exit(Exit::Failure.code().into());
         }
