@@ -256,6 +256,38 @@ fn a_mount_that_got_the_id_of_ours_stays() {
     );
 }
 
+/// A server that cannot look at the mounts does not know that its own is gone.
+#[test]
+fn without_descriptors_the_mount_is_not_taken_for_gone() {
+    sandbox(
+        "without_descriptors_the_mount_is_not_taken_for_gone",
+        r#"
+        real_root
+        $cgfuse mount -f -v "$D" 2>"$T/log" & pid=$!
+        eventually grep -q 'mounted on' "$T/log"
+        mkdir "$D/g"
+        echo new > "$D/g/ns.uts"
+        uts=$(cat "$D/g/ns.uts")
+        no_descriptors() { prlimit --pid $pid --nofile=3:; }
+        tried() { [ "$(grep -c 'cannot be looked at' "$T/log")" -gt "$1" ]; }
+        no_descriptors
+        mount -t tmpfs none /mnt
+        eventually tried 0
+        [ "$(cat "$D/g/ns.uts")" = "$uts" ] || die "the namespace is gone: $(cat "$D/g/ns.uts")"
+        grep -qx mounts /proc/$pid/task/*/comm || die 'nobody watches the mounts any more'
+        # Nor that it is covered, or unmounted already.
+        kill $pid
+        eventually grep -q 'SIGTERM: unmounting' "$T/log"
+        n=$(grep -c 'cannot be looked at' "$T/log")
+        eventually tried $((n + 2))
+        prlimit --pid $pid --nofile=$(ulimit -Hn):
+        wait $pid || die "exit code $?: $(cat "$T/log")"
+        mounted "$D" && die "still mounted: $(cat "$T/log")"
+        :
+        "#,
+    );
+}
+
 #[test]
 fn dead_mounts_are_healed() {
     sandbox(

@@ -28,6 +28,10 @@ use crate::options::MountOptions;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long after unmounting the server keeps quiet about still being needed.
 const GRACE: Duration = Duration::from_secs(1);
+/// How long to wait before the mounts are looked at again after that has failed, for want of memory or descriptors.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How often a signal has the server look for its mount.
+const ATTEMPTS: u32 = 5;
 /// A file of every root group, with or without `noprefix`.
 const PROBE: &str = "notify_on_release";
 
@@ -114,8 +118,9 @@ fn finish(server: Server, mount: Mount, dir: &Path) -> Result<(), Failure> {
     let shown = dir.display();
     let unpin = server.unpin();
     let watch = move || {
-        wait_until_gone(&mount);
-        unpin();
+        if wait_until_gone(&mount).is_ok() {
+            unpin();
+        }
     };
     thread::Builder::new().name("mounts".to_owned()).spawn(watch).map_err(|error| Failure::system("starting a thread", error))?;
     server.join().map_err(|error| Failure::system(&format!("{shown}: serving ended"), error))?;
@@ -123,20 +128,29 @@ fn finish(server: Server, mount: Mount, dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Sleeps until a mount is not in this mount namespace any more.
-fn wait_until_gone(mount: &Mount) {
-    // Readable with POLLPRI when mounts have changed since it was read.
-    let Ok(file) = File::open("/proc/self/mountinfo") else { return };
-    loop {
-        let there = mountinfo::list().is_ok_and(|list| list.iter().any(|other| other.is(mount)));
-        if !there {
-            return;
-        }
-        match poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return,
-        }
+/// Sleeps until a mount is not in this mount namespace any more, as a list that has been read tells.
+fn wait_until_gone(mount: &Mount) -> io::Result<()> {
+    // Readable with POLLPRI when mounts have changed since it was opened or last polled.
+    let changes = persist(u32::MAX, || File::open("/proc/self/mountinfo"))?;
+    while persist(u32::MAX, mountinfo::list)?.iter().any(|other| other.is(mount)) {
+        persist(u32::MAX, || match poll(&mut [PollFd::new(changes.as_fd(), PollFlags::POLLPRI)], PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        })?;
     }
+    Ok(())
+}
+
+/// Tries so many times at the most: an error says nothing about the mount.
+fn persist<T>(attempts: u32, look: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..attempts {
+        match look() {
+            Err(error) => debug!("the mounts cannot be looked at, trying again: {}", reason(&error)),
+            done => return done,
+        }
+        thread::sleep(PAUSE);
+    }
+    look()
 }
 
 /// Reads a file through the mount, in a thread of its own: if the server is stuck, so is the reader.
@@ -193,17 +207,30 @@ impl Stopper {
 
     /// Unmounts, wherever the mount has been moved to; the session then ends by itself, when the last user of the mount is gone.
     fn stop(&self) {
-        let mounts = mountinfo::list().unwrap_or_default();
-        let Some(now) = mounts.into_iter().find(|mount| mount.is(&self.mount)) else {
-            return info!("{}: unmounted already", self.mount.point.display());
-        };
-        let path = now.point.as_path();
-        let shown = path.display();
-        let top = mountinfo::locate(path).ok().and_then(|place| place.mount);
-        if top.is_none_or(|top| !top.is(&self.mount)) {
-            error!("{shown}: covered by another mount; ending, ours stays there dead");
-            std::process::exit(Exit::Failure.code().into());
+        let shown = self.mount.point.display();
+        match persist(ATTEMPTS, || self.find()) {
+            Ok(Found::At(path)) => self.unmount(&path),
+            Ok(Found::Nowhere) => info!("{shown}: unmounted already"),
+            Ok(Found::Covered(path)) => {
+                error!("{}: covered by another mount; ending, ours stays there dead", path.display());
+                std::process::exit(Exit::Failure.code().into());
+            }
+            Err(error) => {
+                error!("{shown}: cannot be found, ending: {}", reason(&error));
+                std::process::exit(Exit::Failure.code().into());
+            }
         }
+    }
+
+    fn find(&self) -> io::Result<Found> {
+        let Some(now) = mountinfo::list()?.into_iter().find(|mount| mount.is(&self.mount)) else { return Ok(Found::Nowhere) };
+        let top = mountinfo::locate(&now.point)?.mount;
+        let covered = top.is_none_or(|top| !top.is(&self.mount));
+        Ok(if covered { Found::Covered(now.point) } else { Found::At(now.point) })
+    }
+
+    fn unmount(&self, path: &Path) {
+        let shown = path.display();
         let outcome = match unmount(path, Urgency::Wait) {
             Err(UnmountError::Busy) => {
                 warn!("{shown} is in use: detached; the server ends with its last user");
@@ -216,4 +243,14 @@ impl Stopper {
             std::process::exit(Exit::Failure.code().into());
         }
     }
+}
+
+/// Where the server's mount is.
+enum Found {
+    /// Not in this mount namespace any more.
+    Nowhere,
+    /// Here, uppermost.
+    At(PathBuf),
+    /// Here, below another one.
+    Covered(PathBuf),
 }
