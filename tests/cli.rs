@@ -125,6 +125,24 @@ fn nohup_is_respected() {
 }
 
 #[test]
+fn children_that_the_caller_ignores_are_waited_for() {
+    sandbox(
+        "children_that_the_caller_ignores_are_waited_for",
+        r#"
+        expect 0 '' env --ignore-signal=CHLD $cgfuse mount "$D"
+        answers "$D"
+        expect 0 '' env --ignore-signal=CHLD $cgfuse umount "$D"
+        eventually serverless "$D"
+        need_fusermount
+        open_device
+        chown 65534:65534 "$D"
+        expect 0 '' user 65534 env --ignore-signal=CHLD $cgfuse mount "$D"
+        expect 0 '' user 65534 env --ignore-signal=CHLD $cgfuse umount "$D"
+        "#,
+    );
+}
+
+#[test]
 fn options_reach_the_mount() {
     if !can_mount("options_reach_the_mount") {
         return;

@@ -15,6 +15,7 @@ use super::exit::{Exit, Failure};
 use super::umount::{NO_FUSERMOUNT, Urgency, fusermount, reason, unmount};
 use super::{logging, mountinfo, serve};
 use crate::options::{self, MountOptions, Parsed};
+use crate::sys::handover;
 
 const DEVICE: &str = "/dev/fuse";
 const FUSE_CONF: &str = "/etc/fuse.conf";
@@ -45,6 +46,8 @@ pub struct Request {
 
 /// Mounts, and returns when the mount answers; in the foreground, when it is gone again.
 pub fn run(request: &Request) -> Result<(), Failure> {
+    // Where the caller ignores it, there is no child to wait for.
+    handover::set_ignored(libc::SIGCHLD, false);
     if request.fake {
         let parsed = request.parse()?;
         request.enter_namespace()?;

@@ -11,6 +11,7 @@ use nix::mount::{MntFlags, umount2};
 
 use super::exit::{Exit, Failure};
 use super::mountinfo;
+use crate::sys::handover;
 
 /// Whether a mount in use may stay until its last user is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +74,8 @@ pub fn fusermount() -> Option<PathBuf> {
 
 /// `cgfuse umount DIR`.
 pub fn run(dir: &Path, urgency: Urgency) -> Result<(), Failure> {
+    // Where the caller ignores it, there is no fusermount3 to wait for.
+    handover::set_ignored(libc::SIGCHLD, false);
     let shown = dir.display();
     let failure = |message: String| Failure::new(Exit::Failure, message);
     let place = mountinfo::locate(dir).map_err(|error| failure(format!("{shown}: {}", reason(&error))))?;
