@@ -338,6 +338,30 @@ fn dead_mounts_are_healed() {
 }
 
 #[test]
+fn starters_at_the_same_time_leave_each_others_mounts() {
+    sandbox(
+        "starters_at_the_same_time_leave_each_others_mounts",
+        r#"
+        for round in 1 2 3 4 5 6 7 8 9 10; do
+            for n in 1 2 3; do $cgfuse mount "$D"; done
+            kill -9 $(servers "$D")
+            eventually dead "$D"
+            starters=
+            for n in 1 2 3 4; do $cgfuse mount "$D" & starters="$starters $!"; done
+            for starter in $starters; do wait $starter || die "round $round: exit code $?"; done
+            eventually servers_are 4 "$D"
+            [ "$(mounts "$D")" = 4 ] || die "round $round: $(mounts "$D") mounts"
+            for n in 1 2 3 4; do
+                answers "$D" || die "round $round: a dead one"
+                umount "$D"
+            done
+            eventually serverless "$D"
+        done
+        "#,
+    );
+}
+
+#[test]
 fn busy_mounts_are_detached_on_a_signal() {
     sandbox(
         "busy_mounts_are_detached_on_a_signal",

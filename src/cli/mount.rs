@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use log::info;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
-use nix::sys::statfs::statfs;
+use nix::sys::statfs::{fstatfs, statfs};
 use nix::unistd::{AccessFlags, access, getuid};
 
 use super::daemon::{self, Side};
 use super::exit::{Exit, Failure};
-use super::umount::{NO_FUSERMOUNT, Urgency, fusermount, reason, unmount};
+use super::umount::{NO_FUSERMOUNT, detach, fusermount, reason};
 use super::{logging, mountinfo, serve};
 use crate::options::{self, MountOptions, Parsed};
 use crate::sys::handover;
@@ -110,23 +110,24 @@ impl Request {
 }
 
 /// Whether a server that should answer is no longer there. Asked by statfs(2): stat(2) may be answered from the kernel's cache.
-fn is_dead(dir: &Path) -> bool {
-    matches!(statfs(dir), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
+fn is_dead(dir: &File) -> bool {
+    matches!(fstatfs(dir), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
 }
 
-/// Takes away what servers that died without unmounting left on the directory.
+/// Takes away what servers that died without unmounting left on the directory. Others may do so at the same time, and mount.
 fn heal(dir: &Path) -> Result<(), Failure> {
     for _ in 0..MAX_DEAD {
-        if !is_dead(dir) {
+        let Ok(root) = mountinfo::open(dir) else { return Ok(()) };
+        if !is_dead(&root) {
             return Ok(());
         }
-        let place = mountinfo::locate(dir).map_err(|error| on_dir(dir, &error))?;
-        match place.mount {
-            Some(mount) if mount.is_cgfuse() => {}
-            _ => return Ok(()),
-        }
-        info!("{}: removing the dead mount of a server that was killed", place.path.display());
-        unmount(&place.path, Urgency::Lazy).map_err(|error| {
+        let mount = match mountinfo::place_of(&root).map_err(|error| on_dir(dir, &error))?.mount {
+            Some(mount) if mount.is_cgfuse() => mount,
+            Some(_) => return Ok(()),
+            None => continue,
+        };
+        info!("{}: removing the dead mount of a server that was killed", mount.point.display());
+        detach(&root, &mount).map_err(|error| {
             Failure::new(Exit::Failure, format!("{}: a dead mount is there that cannot be removed: {error}", dir.display()))
         })?;
     }

@@ -2,7 +2,7 @@
 //! the answer comes for dead mounts too.
 
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
@@ -47,9 +47,18 @@ pub struct Place {
 
 /// Follows a path to its end without asking the file system there for anything.
 pub fn locate(path: &Path) -> io::Result<Place> {
-    let end = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
-    let path = fs::read_link(format!("/proc/self/fd/{}", end.as_raw_fd()))?;
-    let mount = mount_of(&end)?.filter(|mount| mount.point == path);
+    place_of(&open(path)?)
+}
+
+/// Opens a path's end (O_PATH), in the same way.
+pub fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)
+}
+
+/// Where an open directory is.
+pub fn place_of(dir: &File) -> io::Result<Place> {
+    let path = fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd()))?;
+    let mount = mount_of(dir)?.filter(|mount| mount.point == path);
     Ok(Place { path, mount })
 }
 

@@ -2,7 +2,9 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,7 +12,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
 use super::exit::{Exit, Failure};
-use super::mountinfo;
+use super::mountinfo::{self, Mount};
 use crate::sys::handover;
 
 /// Whether a mount in use may stay until its last user is gone.
@@ -49,6 +51,20 @@ pub fn unmount(path: &Path, urgency: Urgency) -> Result<(), UnmountError> {
         Ok(()) => Ok(()),
         Err(Errno::EPERM) => through_fusermount(path, urgency),
         Err(Errno::EBUSY) => Err(UnmountError::Busy),
+        Err(errno) => Err(UnmountError::Other(errno)),
+    }
+}
+
+/// Takes a mount out of sight, by its open root, and no other one that is there by now. Nothing to do if somebody else just has.
+pub fn detach(root: &File, mount: &Mount) -> Result<(), UnmountError> {
+    let there = || mountinfo::locate(&mount.point).is_ok_and(|place| place.mount.is_some_and(|top| top.is(mount)));
+    if !there() {
+        return Ok(());
+    }
+    match umount2(&*format!("/proc/self/fd/{}", root.as_raw_fd()), MntFlags::MNT_DETACH) {
+        Ok(()) => Ok(()),
+        Err(Errno::EPERM) => through_fusermount(&mount.point, Urgency::Lazy),
+        Err(_) if !there() => Ok(()),
         Err(errno) => Err(UnmountError::Other(errno)),
     }
 }
