@@ -286,6 +286,11 @@ fn without_descriptors_the_mount_is_not_taken_for_gone() {
         mkdir "$D/g"
         echo new > "$D/g/ns.uts"
         uts=$(cat "$D/g/ns.uts")
+        mkdir "$D/h"
+        echo 0 > "$D/h/cpuset.cpus"
+        echo 0 > "$D/h/cpuset.mems"
+        sleep 1000 & member=$!
+        echo $member > "$D/h/tasks"
         no_descriptors() { prlimit --pid $pid --nofile=3:; }
         tried() { [ "$(grep -c 'cannot be looked at' "$T/log")" -gt "$1" ]; }
         no_descriptors
@@ -293,6 +298,8 @@ fn without_descriptors_the_mount_is_not_taken_for_gone() {
         eventually tried 0
         [ "$(cat "$D/g/ns.uts")" = "$uts" ] || die "the namespace is gone: $(cat "$D/g/ns.uts")"
         grep -qx mounts /proc/$pid/task/*/comm || die 'nobody watches the mounts any more'
+        # Nor a task for gone.
+        expect 1 'Too many open files' sh -c "/bin/echo 0 > '$D/h/tasks'"
         # Nor that it is covered, or unmounted already.
         kill $pid
         eventually grep -q 'SIGTERM: unmounting' "$T/log"
@@ -300,6 +307,7 @@ fn without_descriptors_the_mount_is_not_taken_for_gone() {
         eventually tried $((n + 2))
         prlimit --pid $pid --nofile=$(ulimit -Hn):
         wait $pid || die "exit code $?: $(cat "$T/log")"
+        kill $member
         mounted "$D" && die "still mounted: $(cat "$T/log")"
         :
         "#,

@@ -121,12 +121,20 @@ fn mask(text: &str) -> Bitmap {
     Bitmap::from_words(&words)
 }
 
+/// What became of a look at a task in /proc: no such file means no such task, and any other error says nothing about the task.
+fn errno(error: io::Error) -> Errno {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) | None => Errno::ESRCH,
+        Some(errno) => Errno::from_raw(errno),
+    }
+}
+
 /// The fields of a thread's `stat` behind its name, which may hold any bytes: the first one is field 3, the state.
 ///
 /// Under task/ the file is about the one thread; /proc/TID/stat would sum over all threads of the process.
 fn stat(tid: Tid, buf: &mut [u8; 1024]) -> Result<&str, Errno> {
-    let file = File::open(format!("/proc/{tid}/task/{tid}/stat")).map_err(|_| Errno::ESRCH)?;
-    let len = file.read_at(buf, 0).map_err(|_| Errno::ESRCH)?;
+    let file = File::open(format!("/proc/{tid}/task/{tid}/stat")).map_err(errno)?;
+    let len = file.read_at(buf, 0).map_err(errno)?;
     let text = &buf[..len];
     let start = text.iter().rposition(|&c| c == b')').map_or(0, |i| i + 1);
     std::str::from_utf8(&text[start..]).map_err(|_| Errno::ESRCH)
@@ -134,8 +142,8 @@ fn stat(tid: Tid, buf: &mut [u8; 1024]) -> Result<&str, Errno> {
 
 /// The text of /proc/TID/status without its first line, which holds the task's name.
 fn status(tid: Tid, buf: &mut [u8; 8192]) -> Result<&str, Errno> {
-    let file = File::open(format!("/proc/{tid}/status")).map_err(|_| Errno::ESRCH)?;
-    let len = file.read_at(buf, 0).map_err(|_| Errno::ESRCH)?;
+    let file = File::open(format!("/proc/{tid}/status")).map_err(errno)?;
+    let len = file.read_at(buf, 0).map_err(errno)?;
     let text = &buf[..len];
     let start = text.iter().position(|&c| c == b'\n').unwrap_or(0);
     std::str::from_utf8(&text[start..]).map_err(|_| Errno::ESRCH)
@@ -168,11 +176,11 @@ mod ioctls {
 /// A task's name in the namespace `ns`, found without NS_GET_PID_IN_PIDNS (before Linux 6.11): NSpid lists the
 /// task's pids from the server's namespace inwards, and as many steps outwards from the task's own one is `ns`.
 fn scan_tid_in(ns: &PidNs, tid: Tid) -> Result<Tid, Errno> {
-    let ino = |fd: &File| fd.metadata().map(|m| m.ino()).map_err(|_| Errno::ESRCH);
-    let wanted = ino(&File::from(ns.0.try_clone().map_err(|_| Errno::ESRCH)?))?;
+    let ino = |fd: &File| fd.metadata().map(|m| m.ino()).map_err(errno);
+    let wanted = ino(&File::from(ns.0.try_clone().map_err(errno)?))?;
     let mut buf = [0; 8192];
     let pids: Vec<Tid> = numbers(field(status(tid, &mut buf)?, "NSpid:")).collect();
-    let mut current = File::open(format!("/proc/{tid}/ns/pid")).map_err(|_| Errno::ESRCH)?;
+    let mut current = File::open(format!("/proc/{tid}/ns/pid")).map_err(errno)?;
     for pid in pids.iter().skip(1).rev() {
         if ino(&current)? == wanted {
             return Ok(*pid);
@@ -244,17 +252,17 @@ impl Machine for Linux {
     }
 
     fn threads(&self, tgid: Tid) -> Result<Vec<Tid>, Errno> {
-        tids_in(&format!("/proc/{tgid}/task")).map_err(|_| Errno::ESRCH)
+        tids_in(&format!("/proc/{tgid}/task")).map_err(errno)
     }
 
     fn thread_count(&self, tgid: Tid) -> Result<usize, Errno> {
         // nlink counts `.`, `..` and the threads (proc_task_getattr).
-        let meta = std::fs::metadata(format!("/proc/{tgid}/task")).map_err(|_| Errno::ESRCH)?;
+        let meta = std::fs::metadata(format!("/proc/{tgid}/task")).map_err(errno)?;
         Ok((meta.nlink() as usize).saturating_sub(2))
     }
 
     fn children(&self, tid: Tid) -> Result<Vec<Tid>, Errno> {
-        let text = read(&format!("/proc/{tid}/task/{tid}/children")).ok_or(Errno::ESRCH)?;
+        let text = std::fs::read_to_string(format!("/proc/{tid}/task/{tid}/children")).map_err(errno)?;
         Ok(numbers(&text).collect())
     }
 
@@ -316,7 +324,7 @@ impl Machine for Linux {
             creds.cap_effective = 0;
         }
         let pid_ns = if numbers::<Tid>(field(status, "NSpid:")).nth(1).is_some() {
-            let ns = File::open(format!("/proc/{tid}/ns/pid")).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::ESRCH)))?;
+            let ns = File::open(format!("/proc/{tid}/ns/pid")).map_err(errno)?;
             Some(PidNs(std::sync::Arc::new(ns.into())))
         } else {
             None
@@ -415,6 +423,13 @@ mod tests {
         assert_eq!(mask("3"), Bitmap::first(2));
         assert_eq!(mask("00000001,00000000,80000000").to_string(), "31,64");
         assert_eq!(field("Name:\tx\nTgid:\t7\n", "Tgid:"), "7");
+    }
+
+    #[test]
+    fn only_a_missing_file_is_a_missing_task() {
+        let told = |code| errno(io::Error::from_raw_os_error(code));
+        assert_eq!([libc::ENOENT, libc::ESRCH].map(told), [Errno::ESRCH; 2]);
+        assert_eq!([libc::EMFILE, libc::ENOMEM, libc::EACCES].map(told), [Errno::EMFILE, Errno::ENOMEM, Errno::EACCES]);
     }
 
     #[test]
