@@ -315,6 +315,29 @@ fn without_descriptors_the_mount_is_not_taken_for_gone() {
 }
 
 #[test]
+fn the_server_has_all_descriptors_and_its_agent_those_of_its_starter() {
+    sandbox(
+        "the_server_has_all_descriptors_and_its_agent_those_of_its_starter",
+        r#"
+        real_root
+        printf '#!/bin/sh\nulimit -Sn > "%s/limit.new"\nmv "%s/limit.new" "%s/limit"\n' "$T" "$T" "$T" > "$T/agent"
+        chmod 755 "$T/agent"
+        ulimit -Sn 200
+        ulimit -Hn 400
+        $cgfuse mount -o "clone_children,release_agent=$T/agent" "$D"
+        grep -q '^Max open files  *400  *400 ' /proc/$(one_server "$D")/limits || die "$(grep open /proc/$(one_server "$D")/limits)"
+        mkdir "$D/g"
+        echo 1 > "$D/g/notify_on_release"
+        echo $$ > "$D/g/tasks"
+        echo $$ > "$D/tasks"
+        eventually test -e "$T/limit"
+        [ "$(cat "$T/limit")" = 200 ] || die "the agent has $(cat "$T/limit")"
+        umount "$D"
+        "#,
+    );
+}
+
+#[test]
 fn dead_mounts_are_healed() {
     sandbox(
         "dead_mounts_are_healed",

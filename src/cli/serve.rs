@@ -23,6 +23,7 @@ use super::mountinfo::{self, Mount};
 use super::umount::{UnmountError, Urgency, reason, unmount};
 use crate::fuse::Server;
 use crate::options::MountOptions;
+use crate::sys::handover;
 
 /// How long a fresh mount may take to answer. A loaded machine takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -83,6 +84,10 @@ fn start(dir: &Path, options: &MountOptions, hangup: Hangup) -> Result<(Server, 
     // Up to here a signal just ends the program. From here on there is something to undo, and threads that inherit the mask.
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
     signals.thread_block().map_err(|errno| Failure::system("blocking signals", errno.desc()))?;
+    // Namespaces, clients' pid namespaces and agents take descriptors, and 1,024 are soon used up.
+    if let Err(errno) = handover::raise_descriptor_limit() {
+        warn!("the limit of descriptors cannot be raised: {}", errno.desc());
+    }
     let server = Server::mount(dir, options).map_err(|error| {
         let error = error.to_string();
         failure(format!("{shown}: mount failed: {}{}", error.trim(), advice(&error)))

@@ -1,15 +1,18 @@
-//! System layer: becoming another program with nothing changed on the way, and standing for one that runs as a child.
+//! System layer: becoming another program with nothing changed on the way, standing for one that runs as a child, and giving a program
+//! back what this one has changed for itself.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
 use nix::unistd::{Pid, getpid};
 
@@ -17,6 +20,8 @@ use nix::unistd::{Pid, getpid};
 static CLOSED: AtomicU8 = AtomicU8::new(0);
 /// Whether SIGPIPE was ignored when the program was started.
 static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
+/// The soft RLIMIT_NOFILE as it was before [`raise_descriptor_limit`].
+static DESCRIPTORS: OnceLock<u64> = OnceLock::new();
 
 /// Rust's start-up opens /dev/null where a standard stream is closed and ignores SIGPIPE. What was there before is looked at before.
 extern "C" fn look() {
@@ -63,6 +68,23 @@ fn close_at_exec(fd: RawFd) {
     let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
     // It fails only if the descriptor is closed already.
     let _ = fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+}
+
+/// Allows this process all the descriptors that it may have; it is to use neither select(2) nor programs that do.
+///
+/// # Errors
+/// Those of getrlimit(2) and setrlimit(2).
+pub fn raise_descriptor_limit() -> Result<(), Errno> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    DESCRIPTORS.get_or_init(|| soft);
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+}
+
+/// In a child that is to become another program: the limit is as it was before [`raise_descriptor_limit`]. Async-signal-safe.
+pub fn lower_descriptor_limit() {
+    let Some(before) = DESCRIPTORS.get() else { return };
+    // It fails only if the hard limit is below that by now.
+    let _ = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, *before, hard));
 }
 
 /// kill(2), for real-time signals too.

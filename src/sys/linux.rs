@@ -1,6 +1,6 @@
 //! System layer: the machine is this Linux system, by /proc, /sys and system calls.
 
-use super::{Caller, Creds, Errno, Machine, PidNs, TaskFlags, TaskInfo, Tid};
+use super::{Caller, Creds, Errno, Machine, PidNs, TaskFlags, TaskInfo, Tid, handover};
 use crate::bitmap::Bitmap;
 use crate::nsproxy::Nsproxy;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
@@ -389,6 +389,7 @@ impl Machine for Linux {
                 // SAFETY: the structure (struct kernel_sigaction) is all zero and as long as the kernel reads; signals that cannot be set are refused.
                 unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8) };
             }
+            handover::lower_descriptor_limit();
             Ok(())
         };
         // SAFETY: the closure only makes system calls, which are async-signal-safe.
