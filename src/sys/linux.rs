@@ -6,10 +6,11 @@ use crate::nsproxy::Nsproxy;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::time::{ClockId, clock_gettime};
 use smallvec::{SmallVec, smallvec};
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -374,9 +375,11 @@ impl Machine for Linux {
     }
 
     fn run_release_agent(&self, agent: &OsStr, path: &OsStr) {
+        let shown = format!("{} {}", agent.display(), path.display());
+        let (Ok(program), Ok(path)) = (CString::new(agent.as_bytes()), CString::new(path.as_bytes())) else { return };
         let mut command = Command::new(agent);
-        command.arg(path).env_clear().env("HOME", "/").env("PATH", "/sbin:/bin:/usr/sbin:/usr/bin").current_dir("/");
-        let close_all = || {
+        command.current_dir("/");
+        let execute = move || {
             for fd in 0..3 {
                 // SAFETY: closing a descriptor of the forked child touches no memory; whether it was open does not matter.
                 unsafe { libc::close(fd) };
@@ -390,11 +393,15 @@ impl Machine for Linux {
                 unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8) };
             }
             handover::lower_descriptor_limit();
-            Ok(())
+            // Not by what std does, execvp(3), which looks for a name without a slash in PATH, and takes a file that is no program for a script.
+            let argv = [program.as_ptr(), path.as_ptr(), std::ptr::null()];
+            let envp = [c"HOME=/".as_ptr(), c"PATH=/sbin:/bin:/usr/sbin:/usr/bin".as_ptr(), std::ptr::null()];
+            // SAFETY: the strings and the lists end with null and live as long as the call.
+            unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+            Err(io::Error::last_os_error())
         };
         // SAFETY: the closure only makes system calls, which are async-signal-safe.
-        unsafe { command.pre_exec(close_all) };
-        let shown = format!("{} {}", agent.display(), path.display());
+        unsafe { command.pre_exec(execute) };
         let run = move || match command.status() {
             Ok(status) => log::debug!("release agent {shown}: {status}"),
             // As in the kernel, nobody waits for the agent and nobody is told but the log.

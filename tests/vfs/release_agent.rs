@@ -317,6 +317,54 @@ fn what_counts_is_the_moment(root: &Path, notes: &Notes) {
     a.rmdir(&g).expect("rmdir");
 }
 
+/// A directory entry of `/`.
+struct Entry(PathBuf);
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0).or_else(|_| fs::remove_dir(&self.0));
+    }
+}
+
+/// A name without a slash means a file of `/`: nobody looks in PATH, and no shell takes a file that is no program for a script.
+fn how_it_is_found(root: &Path, notes: &Notes) {
+    let (a, member) = (Actor::new(), Actor::new());
+    let agent = root.join("release_agent");
+    let name = name_of(notes);
+    let (entry, made) = (Entry(Path::new("/").join(&name).with_extension("agent")), Entry(Path::new("/").join(&name)));
+    // `mkdir /NAME`, were it found in PATH.
+    let g = group(root, &name);
+    let in_and_out = || {
+        moves(&a, &g, member.id).expect("attach");
+        moves(&a, root, member.id).expect("attach");
+    };
+    let script = notes.agent("script", &format!(": > {}\n", notes.temp.path().join("script.ran").display()));
+    for nothing in ["mkdir", script.to_str().expect("a plain path")] {
+        a.put(&agent, nothing).expect("release_agent");
+        in_and_out();
+    }
+    a.put(&agent, notes.path().to_str().expect("a plain path")).expect("release_agent");
+    only(root, notes, &[]);
+    assert!(!made.0.exists() && !notes.temp.path().join("script.ran").exists());
+    if let Err(error) = std::os::unix::fs::symlink(notes.path(), &entry.0) {
+        return skipped(&test_name(), &format!("{}: {error}", entry.0.display()));
+    }
+    let short = entry.0.file_name().and_then(|name| name.to_str()).expect("a plain name");
+    for given in [short.to_owned(), format!("./{short}")] {
+        a.put(&agent, &given).expect("release_agent");
+        in_and_out();
+        // By the name that was given.
+        let argv = [OsString::from("/bin/sh"), OsString::from(&given), OsString::from(format!("/{name}"))];
+        wait_until(&format!("{given} has run"), || notes.runs().iter().any(|(_, run)| *run == argv));
+    }
+    a.rmdir(&g).expect("rmdir");
+}
+
+/// A name that nobody else has.
+fn name_of(notes: &Notes) -> String {
+    notes.temp.path().file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned()
+}
+
 fn paths(root: &Path, notes: &Notes) {
     let (a, member) = (Actor::new(), Actor::new());
     let names: [&[u8]; 4] = [b"a", b"a/b c", b"a/b c/$(x)'\"*", b"a/b c/\xff\\\t"];
@@ -504,7 +552,7 @@ fn unset_it_is_empty(root: &Path) {
 agents! {
     the_last_member_is_moved_away the_last_member_exits the_last_member_is_killed the_last_thread_is_moved_away
     the_last_child_group_goes children_and_members_hold what_announces_nothing the_root_is_not
-    what_counts_is_the_moment paths what_it_is_given the_agent_removes_the_group a_slow_agent_holds_nobody
+    what_counts_is_the_moment how_it_is_found paths what_it_is_given the_agent_removes_the_group a_slow_agent_holds_nobody
     text_of_the_file who_may_set_it
 }
 both_roots! { unset_it_is_empty }
