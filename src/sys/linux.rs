@@ -1,19 +1,19 @@
 //! System layer: the machine is this Linux system, by /proc, /sys and system calls.
 
-use super::{Caller, Creds, Errno, Machine, PidNs, TaskFlags, TaskInfo, Tid, handover};
+mod agent;
+
+use self::agent::Agents;
+use super::{Caller, Creds, Errno, Machine, PidNs, TaskFlags, TaskInfo, Tid};
 use crate::bitmap::Bitmap;
 use crate::nsproxy::Nsproxy;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::time::{ClockId, clock_gettime};
 use smallvec::{SmallVec, smallvec};
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 use std::time::Instant;
 
 const CPU: &str = "/sys/devices/system/cpu";
@@ -44,6 +44,7 @@ pub struct Linux {
     /// The inode of the server's user namespace.
     user_ns: Option<u64>,
     nsproxy: Nsproxy,
+    agents: Agents,
 }
 
 impl Linux {
@@ -71,6 +72,7 @@ impl Linux {
             relax_domain_level_max: relax_domain_level_max(),
             user_ns: user_ns("self"),
             nsproxy: Nsproxy::new("/proc/self/exe"),
+            agents: Agents::new()?,
         })
     }
 }
@@ -375,41 +377,7 @@ impl Machine for Linux {
     }
 
     fn run_release_agent(&self, agent: &OsStr, path: &OsStr) {
-        let shown = format!("{} {}", agent.display(), path.display());
-        let (Ok(program), Ok(path)) = (CString::new(agent.as_bytes()), CString::new(path.as_bytes())) else { return };
-        let mut command = Command::new(agent);
-        command.current_dir("/");
-        let execute = move || {
-            for fd in 0..3 {
-                // SAFETY: closing a descriptor of the forked child touches no memory; whether it was open does not matter.
-                unsafe { libc::close(fd) };
-            }
-            // SAFETY: only marks descriptors of the forked child to be closed at exec; the one that reports its failure lives until then.
-            unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-            // SIG_DFL for all, as a process of the kernel's has it: the server may have been started with signals ignored.
-            for signal in 1..=64 {
-                let default = [0u64; 4];
-                // SAFETY: the structure (struct kernel_sigaction) is all zero and as long as the kernel reads; signals that cannot be set are refused.
-                unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8) };
-            }
-            handover::lower_descriptor_limit();
-            // Not by what std does, execvp(3), which looks for a name without a slash in PATH, and takes a file that is no program for a script.
-            let argv = [program.as_ptr(), path.as_ptr(), std::ptr::null()];
-            let envp = [c"HOME=/".as_ptr(), c"PATH=/sbin:/bin:/usr/sbin:/usr/bin".as_ptr(), std::ptr::null()];
-            // SAFETY: the strings and the lists end with null and live as long as the call.
-            unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
-            Err(io::Error::last_os_error())
-        };
-        // SAFETY: the closure only makes system calls, which are async-signal-safe.
-        unsafe { command.pre_exec(execute) };
-        let run = move || match command.status() {
-            Ok(status) => log::debug!("release agent {shown}: {status}"),
-            // As in the kernel, nobody waits for the agent and nobody is told but the log.
-            Err(e) => log::info!("release agent {shown}: {}", Errno::from_raw(e.raw_os_error().unwrap_or(0)).desc()),
-        };
-        if let Err(e) = std::thread::Builder::new().name("release-agent".into()).spawn(run) {
-            log::warn!("release agent not started: {e}");
-        }
+        self.agents.run(agent, path);
     }
 
     fn now(&self) -> Instant {

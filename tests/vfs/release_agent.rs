@@ -467,6 +467,41 @@ fn a_slow_agent_holds_nobody(root: &Path, notes: &Notes) {
     wait_until("the agent has ended", || Path::new(&dir).join("ended").exists());
 }
 
+/// However many run, one thread of the server starts them and waits for them.
+#[test]
+fn agents_share_a_thread() {
+    if lacks_root() {
+        return;
+    }
+    let mount = Mount::with_options("clone_children");
+    let (root, notes) = (mount.dir(), Notes::new());
+    let (a, member) = (Actor::new(), Actor::new());
+    let dir = notes.temp.path().to_str().expect("a plain path").to_owned();
+    // They end with the test, should that fail.
+    let script = format!("#!/bin/sh\n: > {dir}/started.$$\nwhile test -d {dir} && ! test -e {dir}/go; do sleep 0.01; done\n");
+    let agent = notes.agent("slow", &script);
+    a.put(&root.join("release_agent"), agent.to_str().expect("a plain path")).expect("release_agent");
+    let g = group(root, "g");
+    let started = || fs::read_dir(&dir).expect("readdir").flatten().filter(|e| e.file_name().as_bytes().starts_with(b"started.")).count();
+    let tasks = format!("/proc/{}/task", mount.server_pid());
+    let comms = || fs::read_dir(&tasks).expect("readdir").flatten().map(|e| fs::read_to_string(e.path().join("comm")).unwrap_or_default());
+    let threads = || comms().filter(|comm| comm.starts_with("release-agent")).count();
+    for n in 1..=8 {
+        moves(&a, &g, member.id).expect("attach");
+        moves(&a, root, member.id).expect("attach");
+        wait_until("the agent runs", || started() == n);
+    }
+    assert_eq!(threads(), 1);
+    fs::write(Path::new(&dir).join("go"), "").expect("let them go");
+    // It goes when all have been waited for.
+    wait_until("the thread is gone", || threads() == 0);
+    let children = |e: fs::DirEntry| fs::read_to_string(e.path().join("children")).unwrap_or_default();
+    let of_agents: String = fs::read_dir(&tasks).expect("readdir").flatten().map(children).collect();
+    let zombie = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "));
+    assert!(!of_agents.split_whitespace().any(zombie), "{of_agents}");
+    has_no_complaints(&mount);
+}
+
 fn text_of_the_file(root: &Path, _: &Notes) {
     let a = Actor::new();
     let file = root.join("release_agent");
