@@ -31,6 +31,8 @@ impl Callers {
         }
         let caller = machine.caller(client.tid)?;
         let mut known = self.0.lock();
+        // They hold descriptors of pid namespaces, which would live on.
+        known.retain(|_, (since, _)| now.duration_since(*since) < VALID);
         if known.len() >= MANY {
             known.clear();
         }

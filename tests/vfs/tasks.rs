@@ -6,8 +6,8 @@ use std::path::Path;
 use nix::errno::Errno::{EINVAL, ENOSPC, ESRCH};
 
 use super::actor::{Actor, Outcome};
-use super::trees::{both, both_roots, configured, free, on_ours};
-use crate::common::{Target, affinity, ids, state, wait_until};
+use super::trees::{both, both_roots, configured, free, lacks_root, on_ours};
+use crate::common::{Mount, Target, affinity, ids, state, wait_until};
 
 fn moves(a: &Actor, file: &Path, pid: i32) -> Outcome {
     a.put(file, pid.to_string()).map(|_| 0)
@@ -62,6 +62,26 @@ fn in_a_pid_namespace(tree: &Path) {
     both.sort_unstable();
     assert_eq!(ids(&tasks), both);
     assert_eq!(moves(&inner, &tasks, outside.id), Err(ESRCH));
+}
+
+/// Who a client is is forgotten, and with it his namespace.
+#[test]
+fn clients_leave_no_pid_namespace_behind() {
+    if lacks_root() {
+        return;
+    }
+    let mount = Mount::new();
+    let tasks = mount.dir().join("tasks");
+    for _ in 0..4 {
+        namespaced().0.text(&tasks).expect("tasks");
+    }
+    let fds = format!("/proc/{}/fd", mount.server_pid());
+    let links = || fs::read_dir(&fds).expect("readdir").flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+    let outside = Actor::new();
+    wait_until("no namespace is held", || {
+        outside.text(&tasks).expect("tasks");
+        !links().any(|link| link.to_string_lossy().starts_with("pid:["))
+    });
 }
 
 /// The namespace of the reader counts at each open, not that of who made the group.
