@@ -7,13 +7,18 @@ use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProto
 use parking_lot::Mutex;
 use smallvec::{SmallVec, smallvec};
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// The multicast group of the kernel's own uevents.
 const KERNEL_UEVENTS: u32 = 1;
+
+/// How long a thread rests after a turn that has panicked.
+const REST: Duration = Duration::from_secs(1);
 
 /// Wakes the thread that looks after a hierarchy; sleeps for as long as there is nothing to look after.
 #[derive(Clone)]
@@ -58,18 +63,37 @@ impl Housekeeper {
 
     fn follow_hotplug(&self, socket: &OwnedFd, vfs: &Weak<Vfs>) {
         let mut buf = vec![0; 16 << 10];
-        loop {
+        turns(REST, || {
             // "offline@/devices/system/cpu/cpu1". After a loss, anything may have happened.
             let concerns_us = match recv(socket.as_raw_fd(), &mut buf, MsgFlags::empty()) {
                 Ok(len) => [&b"/devices/system/cpu/cpu"[..], b"/devices/system/node/"].iter().any(|dev| contains(&buf[..len], dev)),
                 Err(nix::errno::Errno::ENOBUFS) => true,
                 Err(nix::errno::Errno::EINTR) => false,
-                Err(errno) => return log::warn!("CPU hotplug is not followed any more: {errno}"),
+                Err(errno) => {
+                    log::warn!("CPU hotplug is not followed any more: {errno}");
+                    return ControlFlow::Break(());
+                }
             };
-            let Some(vfs) = vfs.upgrade() else { return };
+            let Some(vfs) = vfs.upgrade() else { return ControlFlow::Break(()) };
             if concerns_us {
                 vfs.hierarchy().lock().hotplug();
                 self.look(&vfs);
+            }
+            ControlFlow::Continue(())
+        });
+    }
+}
+
+/// Has a thread take turns for as long as it goes on. A bug costs one turn, not the thread.
+fn turns(rest: Duration, mut turn: impl FnMut() -> ControlFlow<()>) {
+    loop {
+        match catch_unwind(AssertUnwindSafe(&mut turn)) {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => return,
+            Err(_) => {
+                log::error!("{} has panicked; it goes on", thread::current().name().unwrap_or("a thread"));
+                // Not at once: the next turn may begin in the same way.
+                thread::sleep(rest);
             }
         }
     }
@@ -78,20 +102,23 @@ impl Housekeeper {
 fn keep(shared: &Shared, vfs: &Weak<Vfs>) {
     // Until when the tracker is left alone.
     let mut pause: Option<Instant> = None;
-    loop {
+    turns(REST, || {
         let due = *shared.next.lock();
         pause = pause.filter(|end| *end > Instant::now());
         // What the tracker listens to may have changed.
-        let Some(tracker) = vfs.upgrade().map(|vfs| vfs.hierarchy().tracker_fd().filter(|_| pause.is_none())) else { return };
+        let Some(tracker) = vfs.upgrade().map(|vfs| vfs.hierarchy().tracker_fd().filter(|_| pause.is_none())) else {
+            return ControlFlow::Break(());
+        };
         let told = sleep(shared, tracker.as_ref(), [due, pause].into_iter().flatten().min());
         let is_due = due.is_some_and(|due| due <= Instant::now());
         if !told && !is_due {
-            continue;
+            return ControlFlow::Continue(());
         }
-        let Some(vfs) = vfs.upgrade() else { return };
+        let Some(vfs) = vfs.upgrade() else { return ControlFlow::Break(()) };
         if is_due {
-            *shared.next.lock() = None;
             vfs.hierarchy().housekeeping();
+            // Only now: if it panics, it is still due.
+            *shared.next.lock() = None;
         } else {
             vfs.hierarchy().listen();
         }
@@ -102,7 +129,8 @@ fn keep(shared: &Shared, vfs: &Weak<Vfs>) {
         drop(vfs);
         let mut next = shared.next.lock();
         *next = [*next, again].into_iter().flatten().min();
-    }
+        ControlFlow::Continue(())
+    });
 }
 
 /// Sleeps until something is due, the time of that has changed, or the tracker has something; whether it has.
@@ -126,4 +154,24 @@ fn uevents() -> io::Result<OwnedFd> {
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_costs_one_turn() {
+        let (begun, rest, mut taken) = (Instant::now(), Duration::from_millis(20), 0);
+        turns(rest, || {
+            taken += 1;
+            match taken {
+                1 | 3 => panic!("turn {taken}"),
+                5 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        });
+        assert_eq!(taken, 5);
+        assert!(begun.elapsed() >= 2 * rest, "no rest after a panic");
+    }
 }
