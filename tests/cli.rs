@@ -629,6 +629,32 @@ fn background_logs_to_syslog() {
     assert!(!ran || (about("]: mounted on") == 1 && about("]: unmounted from") == 1), "{records:?}");
 }
 
+/// A syslog that has stopped reading does not stop the server.
+#[test]
+fn nobody_waits_for_syslog() {
+    let dir = common::TempDir::new();
+    let socket = dir.path().join("log");
+    let _stuck = std::os::unix::net::UnixDatagram::bind(&socket).expect("a socket");
+    let script = r#"
+        real_root
+        mkdir "$T/dev"
+        mknod "$T/dev/null" c 1 3
+        mknod "$T/dev/fuse" c 10 229
+        ln -s "$LOG" "$T/dev/log"
+        mount --bind "$T/dev" /dev
+        # Each request is logged, far more than the socket has room for.
+        timeout 20 $cgfuse mount -vv "$D" || die "exit code $?"
+        n=0
+        while [ $n -lt $(($(cat /proc/sys/net/unix/max_dgram_qlen) + 100)) ]; do
+            n=$((n + 1))
+            [ "$(timeout 20 cat "$D/notify_on_release")" = 0 ] || die "no answer to request $n"
+        done
+        umount "$D"
+        eventually serverless "$D"
+        "#;
+    sandbox("nobody_waits_for_syslog", &format!("LOG='{}'\n{script}", socket.display()));
+}
+
 #[test]
 fn root_group_belongs_to_whom_the_options_say() {
     sandbox(

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use env_logger::{Builder, Target};
 use log::{LevelFilter, Log, Metadata, Record};
-use syslog::{BasicLogger, Facility, Formatter3164};
+use syslog::{BasicLogger, Facility, Formatter3164, LoggerBackend};
 
 use super::exit::Failure;
 
@@ -72,6 +72,15 @@ fn to_syslog(verbosity: u8) -> bool {
         pid: std::process::id(),
     };
     let Ok(logger) = syslog::unix(formatter) else { return false };
+    // Records that a stuck reader has no room for are lost: nobody may wait for the log.
+    let unblocked = match &logger.backend {
+        LoggerBackend::Unix(socket) => socket.set_nonblocking(true),
+        LoggerBackend::UnixStream(stream) => stream.get_ref().set_nonblocking(true),
+        LoggerBackend::Udp(..) | LoggerBackend::Tcp(_) => Ok(()),
+    };
+    if unblocked.is_err() {
+        return false;
+    }
     let records = Syslog { inner: BasicLogger::new(logger), fuser: fuser_level(verbosity) };
     let set = log::set_boxed_logger(Box::new(records)).is_ok();
     if set {
