@@ -384,7 +384,8 @@ impl Locked<'_> {
         match self.machine().task(tid) {
             Ok(_) if self.is_dead(tid, ids) => Ok(true),
             Ok(_) => Err(error),
-            Err(_) => Err(Error::NoTask),
+            Err(Errno::ESRCH) => Err(Error::NoTask),
+            Err(_) => Err(error),
         }
     }
 

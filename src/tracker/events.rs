@@ -14,7 +14,7 @@
 
 use super::table::{CssSetId, ROOT_SET, Slot, Table};
 use super::{Stats, Tracker, born};
-use crate::sys::{Machine, TaskFlags, TaskInfo, Tid};
+use crate::sys::{Errno, Machine, TaskInfo, Tid};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeSet;
 use std::io;
@@ -151,9 +151,9 @@ struct Rescan {
     new: fn(Tid, CssSetId) -> Slot,
 }
 
-/// Whether a thread exists and is not on its way out.
+/// Whether a thread exists and is not on its way out. One that cannot be looked at is not gone.
 fn is_alive(machine: &dyn Machine, tid: Tid, tgid: Tid) -> bool {
-    machine.task(tid).is_ok_and(|info| info.tgid == tgid && !info.zombie && !info.flags.contains(TaskFlags::EXITING))
+    machine.task(tid).map_or_else(|errno| errno != Errno::ESRCH, |info| info.tgid == tgid && !info.is_ending())
 }
 
 fn wait(round: usize) {
@@ -675,6 +675,7 @@ impl<S: Source> Tracker for EventLog<S> {
 mod tests {
     use super::*;
     use crate::bitmap::Bitmap;
+    use crate::sys::TaskFlags;
     use crate::sys::{Caller, Creds, Errno, PidNs};
     use std::collections::BTreeMap;
     use std::ffi::OsStr;

@@ -129,7 +129,7 @@ impl Scan {
     fn alive(&self, machine: &dyn Machine, tid: Tid, tgid: Tid) -> bool {
         if tid == tgid {
             let same = |start| self.starts.get(&tid).is_none_or(|known| *known == start);
-            machine.task(tid).is_ok_and(|info| !info.zombie && same(info.start_time))
+            machine.task(tid).map_or_else(|errno| errno != Errno::ESRCH, |info| !info.zombie && same(info.start_time))
         } else {
             // A thread that is not the leader leaves no zombie.
             machine.is_thread_of(tgid, tid)
