@@ -22,5 +22,6 @@ mod ns_kinds {
     mod random; // histories against a reference
     mod rollback; // what fails in the middle
     mod strangers; // users of a server of root's
+    mod tools; // nsenter and ip
     mod users; // a server of an ordinary user's
 }
