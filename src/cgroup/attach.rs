@@ -465,7 +465,12 @@ impl Locked<'_> {
             let parent = self.machine().task(*tid).map_or(0, |info| info.ppid);
             let may_be = |change: &&Change| applied.is_ok() && change.css_set == slot.css_set;
             let is = |change: &&Change| may_be(change) && [slot.tgid, parent].contains(&change.tgid);
-            let creator = changes.iter().find(is).or_else(|| changes.iter().find(may_be));
+            // Of who has no parent any more it matters only where they all are at home alike.
+            let any = || {
+                let mut all = changes.iter().filter(may_be);
+                all.next().filter(|first| all.all(|other| other.state.ns == first.state.ns))
+            };
+            let creator = changes.iter().find(is).or_else(any);
             let state = creator.map(|creator| TaskState::of_child(&creator.known, &creator.state));
             let css_set = state.map_or(Ok(slot.css_set), |state| tracked.sets.find(id, &state)).unwrap_or(slot.css_set);
             let there = Slot { css_set, fresh: true, ..*slot };

@@ -3,7 +3,7 @@
 use super::{CgroupId, Hierarchy, Locked, Tree, Writer};
 use crate::controllers::{CftFlags, Cftype, Ids, Show, Store};
 use crate::error::{Error, Result};
-use crate::sys::{CAP_SYS_ADMIN, Machine};
+use crate::sys::Machine;
 
 /// The longest release agent (`release_agent_path` has PATH_MAX bytes).
 const RELEASE_AGENT_MAX: usize = 4095;
@@ -43,10 +43,7 @@ fn show_release_agent(tree: &Tree, _: CgroupId) -> Vec<u8> {
 
 /// `cgroup_release_agent_write`: the agent runs with the server's rights, so only who has them may name it.
 fn write_release_agent(locked: &Locked<'_>, writer: &Writer<'_>, _: CgroupId, text: &[u8]) -> Result<()> {
-    let owner = locked.hierarchy.owner;
-    let allowed =
-        if owner == 0 && locked.machine().root_is_global() { writer.opener_caps & CAP_SYS_ADMIN != 0 } else { writer.opener_uid == owner };
-    if !allowed {
+    if !locked.is_trusted(writer) {
         return Err(Error::Perm);
     }
     locked.notice_deaths();

@@ -21,7 +21,7 @@ pub use tree::{Cgroup, CgroupId, ROOT, Tree};
 
 use crate::controllers::{Ids, Subsys};
 use crate::error::{Error, Result};
-use crate::sys::{Caller, Errno, Machine, PidNs, Tid};
+use crate::sys::{CAP_SYS_ADMIN, Caller, Errno, Machine, PidNs, Tid};
 use crate::tracker::Tracker;
 use crate::tracker::table::{CssSetId, ROOT_SET, Slot, Table};
 use css_set::CssSets;
@@ -58,8 +58,8 @@ pub struct Writer<'a> {
     pub opener_uid: u32,
     /// The group id that goes with it.
     pub opener_gid: u32,
-    /// Effective capabilities of the one who opened the file, where they decide.
-    pub opener_caps: u64,
+    /// Who opened the file, as he was then, where it may matter.
+    pub opener: Option<&'a Caller>,
     /// The writing thread, 0 if it cannot be seen from the server's pid namespace.
     pub tid: Tid,
     /// Finds out what else there is to know of the writer.
@@ -460,6 +460,16 @@ impl<'h> Locked<'h> {
     /// The uid that the server runs as.
     pub fn owner(&self) -> u32 {
         self.hierarchy.owner
+    }
+
+    /// Whether whoever opened the file may do all that the server may (`file_ns_capable`).
+    pub fn is_trusted(&self, writer: &Writer<'_>) -> bool {
+        if self.owner() != 0 || !self.machine().root_is_global() {
+            return writer.opener_uid == self.owner();
+        }
+        let now = || (writer.caller)().ok().filter(|caller| caller.creds.uid == writer.opener_uid);
+        let caps = writer.opener.cloned().or_else(now).map_or(0, |caller| caller.creds.cap_effective);
+        caps & CAP_SYS_ADMIN != 0
     }
 
     /// The group of a task, as far as it is known.

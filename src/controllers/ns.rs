@@ -9,8 +9,8 @@ use crate::cgroup::{Attach, Birth, CgroupId, Change, Locked, ROOT, Tree, Writer,
 use crate::controllers::Ids;
 use crate::error::{Error, Result};
 use crate::inject::{Arg, Descriptor, InjectError, Invocation, Namespace, Owner, Plan, Syscall, Target};
-use crate::nsproxy::{Answer, Dir, Holder, Ns, Nsproxy, Wanted, flag, identity, ino_of};
-use crate::sys::{CAP_SYS_ADMIN, Errno, Machine, Tid};
+use crate::nsproxy::{Answer, Dir, Holder, Identity, Ns, Nsproxy, Wanted, flag, identity, ino_of};
+use crate::sys::{Errno, Machine, TaskInfo, Tid};
 use nix::sched::CloneFlags;
 use nix::unistd::geteuid;
 use parking_lot::Mutex;
@@ -18,11 +18,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// So many generations are born at the most while their ancestor moves.
+const GENERATIONS: usize = 16;
+
 /// So old, in clock ticks of /proc, is at the most who may have been born during a move that is remembered.
 const YOUNG: u64 = 300;
-
-/// The group of a holder whose user's is not known: that of nobody.
-const NOBODY: u32 = 65534;
 
 /// How often a target is to be brought back when injectors are killed, and what lies in between.
 const ATTEMPTS: usize = 50;
@@ -34,6 +34,8 @@ struct Own {
     ns: Ns,
     /// Of a pid namespace that was made for the group: its init.
     _init: Option<Arc<Holder>>,
+    /// Of a user namespace that belongs to somebody else than the server's user: who he is.
+    owner: Option<Identity>,
 }
 
 /// A group's namespaces.
@@ -78,6 +80,8 @@ impl TaskNs {
 /// Where a task was before a move: its child may still be there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Was {
+    /// Its process.
+    tgid: Tid,
     /// Its namespaces of the kinds that were looked at, by inode number.
     namespaces: Vec<(Namespace, u64)>,
     /// Its root directory, and what `ns.root` said, where that matters.
@@ -95,6 +99,15 @@ impl Was {
         something && self.namespaces.iter().all(is_in) && self.root.as_ref().is_none_or(is_below)
     }
 
+    /// Whether a task descends from its process, or is another thread of it. Others who are where it was are there for their own reasons.
+    fn has_made(&self, machine: &dyn Machine, tid: Tid, info: &TaskInfo) -> bool {
+        if info.tgid == self.tgid {
+            return tid != self.tgid;
+        }
+        let parent = |pid: &Tid| machine.task(*pid).ok().map(|info| info.ppid).filter(|pid| *pid > 1);
+        std::iter::successors(Some(info.ppid), parent).take(GENERATIONS).any(|pid| pid == self.tgid)
+    }
+
     /// Whether who has gone from there to what is effective in his new group, or home, is elsewhere now.
     fn differs(&self, to: &Effective) -> bool {
         let goes = |kind| to.get(kind).or_else(|| self.home.get(kind)).map(Ns::ino);
@@ -110,6 +123,8 @@ struct Effective {
     ns: Vec<(Ns, CgroupId)>,
     root: Option<(Vec<u8>, CgroupId)>,
     holder: Option<Arc<Holder>>,
+    /// Whom the user namespace belongs to, if not to the server's user.
+    owner: Option<Identity>,
 }
 
 impl Effective {
@@ -134,6 +149,7 @@ fn effective(tree: &Tree, id: CgroupId, css: &[(CgroupId, Css)]) -> Effective {
         let own = css.iter().find(|(id, _)| *id == next).map_or(&group.css.ns, |(_, css)| css);
         for own in &own.own {
             if found.get(own.ns.kind()).is_none() {
+                found.owner = found.owner.or_else(|| own.owner.clone());
                 found.ns.push((own.ns.clone(), next));
             }
         }
@@ -191,11 +207,10 @@ impl<'a> By<'a> {
         Self { writer: Some(writer), only_of: (!trusted).then_some(owner) }
     }
 
-    /// Nobody asked just now. Namespaces that belong to somebody else than the server are for his tasks only.
-    fn nobody(to: &Effective) -> Self {
-        let server = geteuid().as_raw();
-        let owner = to.ns.iter().filter_map(|(ns, _)| ns.owner().ok()).find(|owner| *owner != server);
-        Self { writer: None, only_of: owner.map(|uid| Owner { uid, gid: None }) }
+    /// Nobody asked just now. Programs that have more rights than whoever has started them are left alone.
+    fn nobody(machine: &dyn Machine, tid: Tid, server: u32) -> Self {
+        let uid = machine.creds(tid).ok().map(|creds| creds.uid).filter(|uid| *uid != server);
+        Self { writer: None, only_of: uid.map(|uid| Owner { uid, gid: None }) }
     }
 }
 
@@ -269,8 +284,8 @@ fn enter(
         false => None,
     };
     let inos = |list: &[Ns]| list.iter().map(|ns| (ns.kind(), ns.ino())).collect();
-    let was = Was { namespaces: inos(&old), root: root.clone(), home: home.clone() };
-    let given = Was { namespaces: inos(&wanted), root: None, home: state.clone() };
+    let was = Was { tgid, namespaces: inos(&old), root: root.clone(), home: home.clone() };
+    let given = Was { tgid, namespaces: inos(&wanted), root: None, home: state.clone() };
     for change in &mut party.changes {
         change.state.ns = state.clone();
         (change.before.ns, change.given.ns) = (Some(was.clone()), Some(given.clone()));
@@ -552,11 +567,13 @@ fn prepare_attach(locked: &Locked<'_>, attach: &Attach<'_>, changes: &mut [Chang
         return Err(failure.into());
     }
     let to = effective(&locked.tree(), attach.to, &[]);
-    let by = attach.writer.map_or_else(|| By::nobody(&to), |writer| By::new(writer, writer.opener_uid == locked.owner()));
+    let by =
+        |tgid| attach.writer.map_or_else(|| By::nobody(machine, tgid, locked.owner()), |writer| By::new(writer, locked.is_trusted(writer)));
     let mut backs = Vec::new();
     let is_whole = |tgid, tasks| attach.whole || all_threads(machine, tgid, tasks);
-    let moved = parties(machine, changes, by.writer.map_or(0, |writer| writer.tid), is_whole).into_iter().try_for_each(|mut party| {
+    let moved = parties(machine, changes, attach.writer.map_or(0, |writer| writer.tid), is_whole).into_iter().try_for_each(|mut party| {
         let from = from(party.changes.first().map_or(attach.to, |change| change.from));
+        let by = by(party.tgid);
         enter(machine, &mut party, (&from, &to), by).map(|back| backs.extend(back))
     });
     if let Err(failure) = moved {
@@ -589,14 +606,16 @@ fn check(
         return Ok(Checked::True);
     }
     let to = effective(tree, id, &[]);
-    let Some(was) = places.find(|was| was.is_of(tid) && was.differs(&to)) else { return Ok(Checked::True) };
+    let Some(was) = places.find(|was| was.has_made(machine, tid, &info) && was.is_of(tid) && was.differs(&to)) else {
+        return Ok(Checked::True);
+    };
     let root = was.root.as_ref().and_then(|(_, path)| path.clone()).map(|path| (path, ROOT));
     let from = Effective { root, ..Effective::default() };
     let ids = if info.tgid == tid { Ids::Processes } else { Ids::Threads };
     let known = TaskState { ns: was.home.clone(), ..state.clone() };
     let mut change = Change::of_child(tid, info.tgid, id, known);
     let mut party = Party { tgid: info.tgid, ids, changes: vec![&mut change] };
-    match enter(machine, &mut party, (&from, &to), By::nobody(&to)) {
+    match enter(machine, &mut party, (&from, &to), By::nobody(machine, tid, geteuid().as_raw())) {
         Ok(_) => {
             state.ns = change.state.ns;
             Ok(Checked::True)
@@ -623,7 +642,7 @@ fn request(locked: &Locked<'_>, writer: &Writer<'_>, kind: Namespace, text: &[u8
         b"new" => Ok(Request::New),
         [b'/', ..] => {
             // We look with our rights, so whoever has fewer does not look through us.
-            if !is_trusted(locked, writer) {
+            if !locked.is_trusted(writer) {
                 return Err(Error::Perm);
             }
             let path = std::str::from_utf8(text).map_err(|_| Error::Invalid)?;
@@ -633,12 +652,12 @@ fn request(locked: &Locked<'_>, writer: &Writer<'_>, kind: Namespace, text: &[u8
             let tid = locked.target(writer, parse::pid(text)?)?;
             let creds = locked.machine().creds(tid)?;
             // setns(2) by pidfd: ptrace_may_access, and CAP_SYS_ADMIN in the namespace's user namespace, which its owner has.
-            let trusted = is_trusted(locked, writer);
+            let trusted = locked.is_trusted(writer);
             if !trusted && [creds.uid, creds.suid] != [writer.opener_uid; 2] {
                 return Err(Error::Perm);
             }
             match Ns::active(tid, kind) {
-                Ok(ns) if trusted || ns.owner() == Ok(writer.opener_uid) => Ok(Request::Adopt(ns)),
+                Ok(ns) if trusted || is_his(locked, writer, &ns) => Ok(Request::Adopt(ns)),
                 Ok(_) | Err(Errno::EACCES) => Err(Error::Perm),
                 Err(errno) => Err(errno.into()),
             }
@@ -646,20 +665,19 @@ fn request(locked: &Locked<'_>, writer: &Writer<'_>, kind: Namespace, text: &[u8
     }
 }
 
-/// Whether the opener may do what the server may.
-fn is_trusted(locked: &Locked<'_>, writer: &Writer<'_>) -> bool {
-    let owner = locked.owner();
-    if owner == 0 && locked.machine().root_is_global() { writer.opener_caps & CAP_SYS_ADMIN != 0 } else { writer.opener_uid == owner }
+/// Whether a namespace belongs to the opener, who has power over it then. What the server's own user has, the server has given him or not.
+fn is_his(locked: &Locked<'_>, writer: &Writer<'_>, ns: &Ns) -> bool {
+    writer.opener_uid != locked.owner() && ns.owner() == Ok(writer.opener_uid)
 }
 
 /// Whether the opener may do what he likes there: all that the server may, or because it is in a user namespace of his.
 fn may_all(locked: &Locked<'_>, writer: &Writer<'_>, there: &Effective) -> bool {
-    is_trusted(locked, writer) || there.get(Namespace::User).is_some_and(|ns| ns.owner() == Ok(writer.opener_uid))
+    locked.is_trusted(writer) || there.get(Namespace::User).is_some_and(|ns| is_his(locked, writer, ns))
 }
 
 fn store(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, kind: Namespace, text: &[u8]) -> Result<()> {
     let request = request(locked, writer, kind, text)?;
-    let mut css = locked.tree().get(id)?.css.ns.clone();
+    let css = locked.tree().get(id)?.css.ns.clone();
     match (&request, css.get(kind)) {
         (Request::Inherit, None) => return Ok(()),
         (Request::Adopt(ns), Some(own)) if ns == own => return Ok(()),
@@ -669,24 +687,68 @@ fn store(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, kind: Namespace
     if matches!(request, Request::New) && kind != Namespace::User && !may_all(locked, writer, &there) {
         return Err(Error::Perm);
     }
-    css.own.retain(|own| own.ns.kind() != kind);
-    css.holder = None;
-    let mut wanted = Wanted::default();
-    match request {
-        Request::Inherit => {}
-        Request::Adopt(ns) => css.own.push(Own { ns, _init: None }),
-        Request::New => {
-            wanted.new.push(kind);
-            if kind == Namespace::User && locked.owner() == 0 && !is_trusted(locked, writer) {
-                wanted.owner = Some((writer.opener_uid, writer.opener_gid));
-            }
-        }
-    }
-    let made = change(locked, writer, id, css, Some(wanted));
+    let made = replace(locked, writer, id, css, (kind, request));
     if let Err(failure) = &made {
         tell(locked, id, failure);
     }
     Ok(made?)
+}
+
+/// Gives a group another namespace of a kind, or none.
+fn replace(
+    locked: &Locked<'_>,
+    writer: &Writer<'_>,
+    id: CgroupId,
+    mut css: Css,
+    (kind, request): (Namespace, Request),
+) -> std::result::Result<(), Failure> {
+    css.own.retain(|own| own.ns.kind() != kind);
+    css.holder = None;
+    let mut wanted = Wanted::default();
+    let above = effective(&locked.tree(), id, &[(id, Css::default())]);
+    match request {
+        Request::Inherit => {}
+        Request::Adopt(ns) => {
+            let owner = if kind == Namespace::User { whose(locked, writer, &ns)? } else { None };
+            css.own.push(Own { ns, _init: None, owner });
+        }
+        Request::New if kind == Namespace::User && above.owner.is_some() => {
+            return Err(Failure::new(
+                Errno::EPERM,
+                "a user namespace below one that is somebody else's can only be made there (unshare --user), and adopted",
+            ));
+        }
+        Request::New => {
+            wanted.new.push(kind);
+            if kind == Namespace::User && locked.owner() == 0 && !locked.is_trusted(writer) {
+                wanted.owner = Some(opener(writer)?);
+            }
+        }
+    }
+    // What was made in a user namespace of his is not to be without it.
+    if kind == Namespace::User && css.root.is_some() && !locked.is_trusted(writer) && wanted.new.is_empty() && css.get(kind).is_none() {
+        return Err(Failure::new(
+            Errno::EPERM,
+            "the group has a root directory, which needs the user namespace: write inherit to ns.root first",
+        ));
+    }
+    change(locked, writer, id, css, Some(wanted))
+}
+
+/// Who has opened the file.
+fn opener(writer: &Writer<'_>) -> std::result::Result<Identity, Failure> {
+    let known = writer.opener.ok_or(Failure::new(Errno::EPERM, "who has opened the file cannot be seen from here"))?;
+    Ok(Identity { uid: writer.opener_uid, gid: writer.opener_gid, groups: known.groups.clone() })
+}
+
+/// Whom a user namespace belongs to, if not to the server's user: its holders are his.
+fn whose(locked: &Locked<'_>, writer: &Writer<'_>, ns: &Ns) -> std::result::Result<Option<Identity>, Failure> {
+    let failure = |errno| Failure::new(errno, "whose user namespace it is is not known here, so nobody can hold it for the group");
+    match ns.owner().map_err(failure)? {
+        uid if uid == locked.owner() || locked.owner() != 0 => Ok(None),
+        uid if uid == writer.opener_uid => opener(writer).map(Some),
+        uid => Identity::of_user(uid).map(Some).ok_or(failure(Errno::EPERM)),
+    }
 }
 
 /// Gives a group another state: makes holders for it and those below that share it if it has other namespaces, and moves all members, or changes
@@ -744,8 +806,7 @@ fn held(
         if css.own.is_empty() && wanted.new.is_empty() {
             continue;
         }
-        let user = there.get(Namespace::User).and_then(|ns| ns.owner().ok());
-        wanted.owner = wanted.owner.or(user.filter(|uid| *uid != locked.owner()).map(|uid| (uid, NOBODY)));
+        wanted.owner = wanted.owner.or(there.owner);
         wanted.enter = there.ns.into_iter().map(|(ns, _)| ns).collect();
         let held = proxy.hold(&wanted).map(Arc::new);
         let holder = held.map_err(|error| Failure::new(error.errno, format!("the group's namespaces cannot be made or held: {error}")))?;
@@ -753,10 +814,11 @@ fn held(
             let new = Ns::active(holder.pid, kind);
             let ns = new.map_err(|errno| Failure::new(errno, format!("looking at the new {kind} namespace: {errno}")))?;
             // Its owner may have had a hand in it.
-            if wanted.owner.is_some_and(|(uid, _)| ns.owner() != Ok(uid)) {
+            if wanted.owner.as_ref().is_some_and(|owner| ns.owner() != Ok(owner.uid)) {
                 return Err(Failure::new(Errno::EPERM, format!("the new {kind} namespace is somebody else's")));
             }
-            css.own.push(Own { ns, _init: (kind == Namespace::PidForChildren).then(|| holder.clone()) });
+            let init = (kind == Namespace::PidForChildren).then(|| holder.clone());
+            css.own.push(Own { ns, _init: init, owner: wanted.owner.clone().filter(|_| kind == Namespace::User) });
         }
         css.holder = Some(holder);
         states.retain(|(other, _)| *other != group);
@@ -806,7 +868,7 @@ fn move_members(
 ) -> std::result::Result<(), Failure> {
     let machine = locked.machine();
     revive(locked, group)?;
-    let by = By::new(writer, is_trusted(locked, writer));
+    let by = By::new(writer, locked.is_trusted(writer));
     let (from, to) = {
         let tree = locked.tree();
         (effective(&tree, group, old), effective(&tree, group, &[]))
@@ -893,7 +955,7 @@ fn show_root(tree: &Tree, id: CgroupId) -> Vec<u8> {
 
 /// A line for each managed kind: its name, the namespace, a path to it, the group that has it.
 fn show_effective(tree: &Tree, id: CgroupId) -> Vec<u8> {
-    let Effective { ns, root, holder } = effective(tree, id, &[]);
+    let Effective { ns, root, holder, .. } = effective(tree, id, &[]);
     let mut text = Vec::new();
     for (ns, owner) in ns {
         let identity = identity(ns.kind(), ns.ino());

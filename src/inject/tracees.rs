@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// How often a wait that lasts is interrupted to look at the deadline and at threads that went without a word.
 const TICK: Duration = Duration::from_millis(20);
 
+/// Beyond the deadline, for those who have been turned away.
+const GRACE: Duration = Duration::from_millis(250);
+
 /// So many are named at a time that have not stopped.
 const MAX_WAITING: usize = 1_000;
 
@@ -39,6 +42,8 @@ pub(super) struct Tracees {
     /// Workers of the kernel that were left out.
     pub(super) skipped: usize,
     suspend_seccomp: bool,
+    /// Whether [`Reply::Waiting`] was told: who is turned away must have the time to stop, or it sees why.
+    told: bool,
     /// When the first was asked to stop.
     pub(super) since: Option<Instant>,
 }
@@ -55,6 +60,7 @@ impl Tracees {
             index: FxHashMap::default(),
             skipped: 0,
             suspend_seccomp: true,
+            told: false,
             since: None,
         })
     }
@@ -251,7 +257,7 @@ impl Tracees {
             }
             match self.wait(i) {
                 Some((other, event)) => i = if self.takes(other, event) { i.min(other) } else { i },
-                None if Instant::now() >= deadline && self.is_running(i) => {
+                None if Instant::now() >= deadline + if self.told { GRACE } else { Duration::ZERO } && self.is_running(i) => {
                     // Who has stopped is to be known: calls that it has ended are mended, a writer is told.
                     while let Ok(Some((tid, event))) = ptrace::poll() {
                         let (other, event) = self.happened(tid, event);
@@ -260,8 +266,8 @@ impl Tracees {
                     let tid = self.tids[i];
                     return Err(InjectError::NotStopping { tid, state: proc::stat(self.tgid, tid).map_or('?', |stat| stat.state) });
                 }
-                // Who is told so late that it may be let go before it has stopped would see why.
-                None if arch::TURNS_AWAY && self.is_running(i) && Instant::now() + 2 * TICK < deadline => {
+                None if arch::TURNS_AWAY && self.is_running(i) && Instant::now() < deadline => {
+                    self.told = true;
                     let running = (0..self.tids.len()).filter(|i| self.is_running(*i)).take(MAX_WAITING);
                     tell(Reply::Waiting(running.map(|i| self.tids[i]).collect()));
                 }

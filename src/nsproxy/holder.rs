@@ -18,17 +18,44 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::sockopt::PassCred;
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, send, sendmsg, setsockopt, socketpair};
 use nix::sys::stat::Mode;
-use nix::unistd::{Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, setgroups, setresgid, setresuid, setsid, write};
+use nix::unistd::{Gid, Uid, User, dup2_stderr, dup2_stdin, dup2_stdout, getgrouplist, setgroups, setresgid, setresuid, setsid, write};
 use std::fs;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The first argument that makes the program a holder: `main` then calls [`main`] and nothing else.
 pub const HOLDER_ARG: &str = "--holder";
 
-/// How long its birth may take, in milliseconds.
-const PATIENCE: u16 = 5_000;
+/// How long its birth may take: whoever it belongs to may stop it.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Longer than any message: some ids and all groups that a user can have (NGROUPS_MAX).
+const MAX_MESSAGE: usize = 4 * 65_540;
+
+/// Whom a process belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The user.
+    pub uid: u32,
+    /// His group.
+    pub gid: u32,
+    /// His other groups.
+    pub groups: Arc<[u32]>,
+}
+
+impl Identity {
+    /// Those that a user logs in with; `None` if the machine does not know him.
+    #[must_use]
+    pub fn of_user(uid: u32) -> Option<Self> {
+        let user = User::from_uid(uid.into()).ok()??;
+        let name = std::ffi::CString::new(user.name).ok()?;
+        let groups = getgrouplist(&name, user.gid).ok()?;
+        Some(Self { uid, gid: user.gid.as_raw(), groups: groups.into_iter().map(Gid::as_raw).collect() })
+    }
+}
 
 /// What a holder is to be in.
 #[derive(Debug, Default)]
@@ -37,9 +64,9 @@ pub struct Wanted {
     pub enter: Vec<Ns>,
     /// Kinds to make anew.
     pub new: Vec<Namespace>,
-    /// The user and group that the holder is, if not the server's: whoever owns the user namespace that it is in. He has power over the processes
-    /// in it, so it must not be able to do more than he.
-    pub owner: Option<(u32, u32)>,
+    /// Whom the holder belongs to, if not to the server's user: whoever owns the user namespace that it is in. He has power over the processes
+    /// in it, so it must not be able to do anything that he cannot do.
+    pub owner: Option<Identity>,
 }
 
 /// What failed: the step, and its errno.
@@ -128,10 +155,11 @@ impl Holder {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).map_err(&start)?;
         setsockopt(&ours, PassCred, &true).map_err(&start)?;
         let (stdin, alive) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(&start)?;
-        let mut helper = Command::new(program).arg(HOLDER_ARG).current_dir("/").stdin(theirs).spawn().map_err(|error| start(raw(error)))?;
+        let mut helper =
+            Command::new(program).arg(HOLDER_ARG).current_dir("/").env_clear().stdin(theirs).spawn().map_err(|error| start(raw(error)))?;
         let born = wanted.send(&ours, &stdin).map_err(&start).and_then(|()| {
             drop(stdin);
-            attend(&ours, helper.id().cast_signed())
+            attend(&ours, helper.id().cast_signed(), wanted)
         });
         if born.is_err() {
             let _ = helper.kill();
@@ -154,8 +182,9 @@ impl Wanted {
     /// One message: the new kinds, the owner, and the descriptors of what is to be entered behind the standard input.
     fn send(&self, socket: &OwnedFd, stdin: &OwnedFd) -> Result<(), Errno> {
         let new = self.new.iter().map(|kind| flag(*kind)).collect::<CloneFlags>();
-        let (uid, gid) = self.owner.unwrap_or((u32::MAX, u32::MAX));
-        let numbers = [new.bits().cast_unsigned(), uid, gid].map(u32::to_ne_bytes);
+        let (uid, gid) = self.owner.as_ref().map_or((u32::MAX, u32::MAX), |owner| (owner.uid, owner.gid));
+        let groups = self.owner.iter().flat_map(|owner| owner.groups.iter().copied());
+        let numbers: Vec<_> = [new.bits().cast_unsigned(), uid, gid].into_iter().chain(groups).map(u32::to_ne_bytes).collect();
         let fds: Vec<RawFd> = std::iter::once(stdin.as_raw_fd()).chain(self.enter.iter().map(|ns| ns.file().as_raw_fd())).collect();
         sendmsg::<()>(
             socket.as_raw_fd(),
@@ -169,20 +198,24 @@ impl Wanted {
 }
 
 /// Serves the helper until its child executes the holder, which closes the socket's other end.
-fn attend(socket: &OwnedFd, helper: Tid) -> Result<(Tid, OwnedFd), HolderError> {
+fn attend(socket: &OwnedFd, helper: Tid, wanted: &Wanted) -> Result<(Tid, OwnedFd), HolderError> {
     let start = failed(Step::Start);
     let mut child = None;
+    let mut maps = wanted.new.contains(&Namespace::User);
     let mut buffer = [0; 16];
+    let end = Instant::now() + PATIENCE;
     loop {
-        if poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PATIENCE).map_err(&start)? == 0 {
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).map_err(|_| start(Errno::EINVAL))?;
+        if poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], timeout).map_err(&start)? == 0 {
             return Err(start(Errno::ETIMEDOUT));
         }
         let received = ptrace::receive_from(socket, &mut buffer).map_err(|error| start(raw(error)))?;
         let sender = received.as_ref().map_or(0, |(_, _, sender)| *sender);
         match received.map(|(len, ..)| &buffer[..len]) {
-            Some([MAPS]) => {
-                let answer = if map_all(helper) { MAPS } else { FAILED };
-                send(socket.as_raw_fd(), &[answer], MsgFlags::MSG_NOSIGNAL).map_err(&start)?;
+            Some([MAPS]) if std::mem::take(&mut maps) => {
+                write_maps(helper, wanted.owner.as_ref()).map_err(failed(Step::Maps))?;
+                send(socket.as_raw_fd(), &[MAPS], MsgFlags::MSG_NOSIGNAL).map_err(&start)?;
             }
             Some([CHILD]) => {
                 // It waits for our answer, so it is the one.
@@ -200,18 +233,18 @@ fn attend(socket: &OwnedFd, helper: Tid) -> Result<(Tid, OwnedFd), HolderError> 
     }
 }
 
-/// Maps all ids to themselves, if we may.
-fn map_all(pid: Tid) -> bool {
-    ["uid_map", "gid_map"].iter().all(|file| fs::write(format!("/proc/{pid}/{file}"), "0 0 4294967295\n").is_ok())
+/// Identity are themselves: all of them where we may and it is ours, else its owner's two. He can become anybody who has an id there.
+fn write_maps(helper: Tid, owner: Option<&Identity>) -> Result<(), Errno> {
+    let put = |file: &str, text: &str| fs::write(format!("/proc/{helper}/{file}"), text).map_err(raw);
+    let all = "0 0 4294967295\n";
+    if owner.is_none() && put("uid_map", all).is_ok() {
+        return put("gid_map", all);
+    }
+    let own = || (Uid::effective().as_raw(), Gid::effective().as_raw());
+    map_two(owner.map_or_else(own, |owner| (owner.uid, owner.gid)), put)
 }
 
-/// In a user namespace that it has just made: maps its own two ids to themselves. Whoever owns the namespace can become anybody who has an id
-/// there, so there is none but his.
-fn map_own(proc: &OwnedFd, (uid, gid): (Uid, Gid)) -> Result<(), Errno> {
-    let put = |file: &str, text: &str| {
-        let file = openat(proc, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-        write(&file, text.as_bytes()).map(drop)
-    };
+fn map_two((uid, gid): (u32, u32), put: impl Fn(&str, &str) -> Result<(), Errno>) -> Result<(), Errno> {
     put("setgroups", "deny")?;
     put("uid_map", &format!("{uid} {uid} 1\n"))?;
     put("gid_map", &format!("{gid} {gid} 1\n"))
@@ -235,11 +268,10 @@ fn tell(socket: BorrowedFd<'_>, message: &[u8]) {
 }
 
 /// Says something and waits for the answer.
-fn ask(socket: BorrowedFd<'_>, message: u8) -> Result<u8, Errno> {
+fn ask(socket: BorrowedFd<'_>, message: u8) -> Result<(), Errno> {
     tell(socket, &[message]);
-    let mut answer = [0];
-    match ptrace::receive(socket, &mut answer) {
-        Ok(Some(_)) => Ok(answer[0]),
+    match ptrace::receive(socket, &mut [0]) {
+        Ok(Some(_)) => Ok(()),
         Ok(None) => Err(Errno::EPIPE),
         Err(error) => Err(raw(error)),
     }
@@ -247,36 +279,42 @@ fn ask(socket: BorrowedFd<'_>, message: u8) -> Result<u8, Errno> {
 
 fn prepare(socket: BorrowedFd<'_>) -> Result<(), HolderError> {
     let start = failed(Step::Start);
-    let mut numbers = [0; 12];
-    let (_, fds) = ptrace::receive(socket, &mut numbers).map_err(|error| start(raw(error)))?.ok_or(start(Errno::EPIPE))?;
+    let mut numbers = vec![0; MAX_MESSAGE];
+    let (len, fds) = ptrace::receive(socket, &mut numbers).map_err(|error| start(raw(error)))?.ok_or(start(Errno::EPIPE))?;
     let mut fds = fds.into_iter();
     let stdin = fds.next().ok_or(start(Errno::EPROTO))?;
     // /proc may be another one, or none, in what is entered.
     let mut alone = process::Alone::new().map_err(|error| start(raw(error)))?;
-    let (words, _) = numbers.as_chunks::<4>();
-    let [new, uid, gid] = [0, 1, 2].map(|i: usize| u32::from_ne_bytes(words[i]));
+    let words: Vec<u32> = numbers[..len].as_chunks().0.iter().copied().map(u32::from_ne_bytes).collect();
+    let [new, uid, gid, groups @ ..] = &words[..] else { return Err(start(Errno::EPROTO)) };
     let new = CloneFlags::from_bits_retain(new.cast_signed());
     let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(&start)?;
     let program = program(new.contains(CloneFlags::CLONE_NEWPID)).map_err(&start)?;
     let proc = open("/proc/self", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(&start)?;
-    let owner = (uid != u32::MAX).then_some((uid.into(), gid.into()));
+    let owner = (*uid != u32::MAX).then(|| Identity { uid: *uid, gid: *gid, groups: groups.into() });
     // A user namespace comes last: in it, we have no rights over what belongs to others.
     let (user, mut others): (Vec<OwnedFd>, Vec<OwnedFd>) = fds.partition(|ns| nsfs::kind(ns) == Ok(libc::CLONE_NEWUSER));
     let in_user = !user.is_empty();
     let in_pid = others.iter().any(|ns| nsfs::kind(ns) == Ok(libc::CLONE_NEWPID));
     if let Some(owner) = owner {
         enter(std::mem::take(&mut others)).map_err(failed(Step::Enter))?;
-        become_owner(owner).map_err(failed(Step::Owner))?;
+        // Nothing of the server's is within his reach from here on: not its terminal, nor, since only a program that is executed makes this process
+        // one that he may trace, its socket.
+        setsid().and_then(|_| dup2_stdout(&null)).and_then(|()| dup2_stderr(&null)).map_err(&start)?;
+        become_owner(&owner).map_err(failed(Step::Owner))?;
     }
     others.extend(user);
     enter(others).map_err(failed(Step::Enter))?;
     if new.contains(CloneFlags::CLONE_NEWUSER) {
-        let ids = (Uid::effective(), Gid::effective());
+        let own = (Uid::effective().as_raw(), Gid::effective().as_raw());
         unshare(CloneFlags::CLONE_NEWUSER).map_err(failed(Step::User))?;
-        let maps = failed(Step::Maps);
-        if owner.is_some() || in_user || ask(socket, MAPS).map_err(&maps)? != MAPS {
-            map_own(&proc, ids).map_err(maps)?;
-        }
+        // Only from here and from the user namespace above.
+        let put = |file: &str, text: &str| {
+            let file = openat(&proc, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+            write(&file, text.as_bytes()).map(drop)
+        };
+        let mapped = if in_user { map_two(own, put) } else { ask(socket, MAPS).map(drop) };
+        mapped.map_err(failed(Step::Maps))?;
     }
     let fork = |alone: &mut process::Alone| alone.fork().map_err(|error| failed(Step::Fork)(raw(error)));
     unshare(new - CloneFlags::CLONE_NEWUSER - CloneFlags::CLONE_NEWPID).map_err(failed(Step::Unshare))?;
@@ -315,20 +353,20 @@ fn enter(mut left: Vec<OwnedFd>) -> Result<(), Errno> {
 }
 
 /// Gives up what the server may.
-fn become_owner((uid, gid): (Uid, Gid)) -> Result<(), Errno> {
-    setgroups(&[])?;
+fn become_owner(owner: &Identity) -> Result<(), Errno> {
+    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+    setgroups(&owner.groups.iter().copied().map(Gid::from_raw).collect::<Vec<_>>())?;
     setresgid(gid, gid, gid)?;
-    setresuid(uid, uid, uid)?;
-    // Else its files in /proc are root's, which writing its maps takes.
-    nix::sys::prctl::set_dumpable(true)
+    setresuid(uid, uid, uid)
 }
 
 /// In the child. Without capabilities, whoever has as few may enter its namespaces too; and orphans that it gets are reaped by themselves.
 fn become_holder(socket: BorrowedFd<'_>, stdin: &OwnedFd, null: &OwnedFd, program: &OwnedFd) -> Result<(), Errno> {
     // Until the program is executed.
     let report = socket.try_clone_to_owned().map_err(raw)?;
-    let done = setsid().and_then(|_| {
-        process::ignore_children()?;
+    // It may be one already.
+    let _ = setsid();
+    let done = process::ignore_children().and_then(|()| {
         dup2_stdin(stdin)?;
         dup2_stdout(null)?;
         dup2_stderr(null)?;

@@ -2,7 +2,7 @@
 
 pub mod holder;
 
-pub use holder::{Holder, HolderError, Wanted, flag};
+pub use holder::{Holder, HolderError, Identity, Wanted, flag};
 
 use crate::inject::{InjectError, Injector, Namespace, Plan, Report, Target};
 use crate::sys::{Errno, Tid, process};

@@ -332,7 +332,7 @@ impl Machine for Linux {
         } else {
             None
         };
-        Ok(Caller { creds, pid_ns })
+        Ok(Caller { creds, pid_ns, groups: numbers(field(status, "Groups:")).collect() })
     }
 
     fn tid_from(&self, ns: &PidNs, nr: Tid) -> Result<Tid, Errno> {

@@ -91,6 +91,8 @@ pub struct Caller {
     pub creds: Creds,
     /// Its pid namespace unless that is the server's.
     pub pid_ns: Option<PidNs>,
+    /// Its supplementary groups.
+    pub groups: std::sync::Arc<[u32]>,
 }
 
 /// The machine as the model sees it. Errors are those of the system call that does the work: ESRCH for a task that is gone.

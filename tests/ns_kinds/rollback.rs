@@ -412,3 +412,23 @@ fn threads_that_are_elsewhere_stay_there() {
     good(mount.dir(), enter(mount.dir(), "cgroup.procs", target.pid()));
     assert_eq!(tids.iter().map(|tid| ns_of(*tid, "uts")).collect::<Vec<_>>(), own);
 }
+
+/// Who comes into a group behind somebody, and is where that one was, is there for his own reasons.
+#[test]
+fn who_comes_behind_keeps_what_he_has() {
+    let Some(mount) = mount() else { return };
+    let (net, free) = (group(&mount, "net"), group(&mount, "free"));
+    let owner = holder(libc::CLONE_NEWNET);
+    good(&net, set(&net, "net", &owner.pid().to_string()));
+    let first = Target::new(&["idle", "1"]);
+    good(&net, enter(&net, "cgroup.procs", first.pid()));
+    let path = format!("--net=/proc/{}/ns/net", owner.pid());
+    let program = crate::target::program().to_str().expect("text");
+    let second = Target::with(Path::new("/usr/bin/nsenter"), &[&path, program, "idle", "1"], |_| {});
+    let own = ns_of(second.pid(), "net");
+    assert_eq!(own, value(&net, "ns.net"));
+    for target in [&first, &second] {
+        good(&free, enter(&free, "cgroup.procs", target.pid()));
+    }
+    assert_eq!((ns_of(first.pid(), "net"), ns_of(second.pid(), "net")), (mine("net"), own));
+}

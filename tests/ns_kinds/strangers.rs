@@ -20,16 +20,20 @@ fn his(mount: &Mount, name: &str) -> PathBuf {
     dir
 }
 
+/// A group that he is in besides his own.
+const OTHER: u32 = 2000;
+
 /// He writes to a file himself.
 fn by_him(path: &Path, text: &str) -> Result<usize, i32> {
-    let mut sh = Command::new("sh");
+    let mut sh = Command::new("setpriv");
+    let ids = [format!("--reuid={USER}"), format!("--regid={USER}"), format!("--groups={OTHER}")];
+    sh.args(ids).arg("sh");
     // What went wrong is for write(2) to say, not for sh.
     sh.args(["-c", "exec dd of=\"$1\" conv=notrunc status=none", "sh"])
         .arg(path)
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .env("LC_ALL", "C");
-    as_user(&mut sh, USER);
     let mut sh = sh.spawn().expect("sh");
     std::io::Write::write_all(sh.stdin.as_mut().expect("its input"), text.as_bytes()).expect("dd reads");
     let output = sh.wait_with_output().expect("sh");
@@ -60,7 +64,7 @@ fn his_user_namespace_has_no_ids_but_his() {
     let web = his(&mount, "web");
     let deep = his(&mount, "web/deep");
     let user = USER.to_string();
-    for (dir, kind) in [(&web, "user"), (&web, "net"), (&web, "mnt"), (&web, "pid"), (&deep, "uts"), (&deep, "user")] {
+    for (dir, kind) in [(&web, "user"), (&web, "net"), (&web, "mnt"), (&web, "pid"), (&deep, "uts")] {
         assert_eq!(by_him(&dir.join(format!("ns.{kind}")), "new"), Ok(3), "{kind}: {}", value(dir, "ns.last_error"));
         let holder = holder(dir);
         for map in ["uid_map", "gid_map"] {
@@ -69,7 +73,9 @@ fn his_user_namespace_has_no_ids_but_his() {
         }
         assert_eq!(text(format!("/proc/{holder}/setgroups")), "deny");
         assert_eq!(status(holder, "Uid"), [user.as_str(); 4], "{kind}");
-        assert!(!status(holder, "Gid").contains(&"0".to_owned()) && status(holder, "Groups").is_empty(), "{kind}");
+        assert_eq!(status(holder, "Gid"), [user.as_str(); 4], "{kind}");
+        // A group may be there to keep him out.
+        assert_eq!(status(holder, "Groups"), [OTHER.to_string()], "{kind}");
         for caps in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
             assert_eq!(status(holder, caps), ["0000000000000000"], "{kind} {caps}");
         }
@@ -82,9 +88,49 @@ fn his_user_namespace_has_no_ids_but_his() {
         "{}",
         value(&deep, "ns.last_error")
     );
-    assert_eq!(ns_of(target.pid(), "user"), value(&deep, "ns.user"));
+    assert_eq!(ns_of(target.pid(), "user"), value(&web, "ns.user"));
     assert_eq!(ns_of(target.pid(), "net"), value(&web, "ns.net"));
     assert_eq!(status(target.pid(), "Uid"), [user.as_str(); 4]);
+    // He is still allowed to move it.
+    assert_eq!(by_him(&deep.join("ns.ipc"), "new"), Ok(3), "{}", value(&deep, "ns.last_error"));
+    assert_eq!(ns_of(target.pid(), "ipc"), value(&deep, "ns.ipc"));
+    // Another user namespace below his is his to make, inside.
+    assert_eq!(by_him(&deep.join("ns.user"), "new"), Err(EPERM));
+    assert!(value(&deep, "ns.last_error").contains("unshare --user"), "{}", value(&deep, "ns.last_error"));
+}
+
+/// Also in one that he has made himself, whoever has it adopted.
+#[test]
+fn holders_in_his_user_namespace_are_his() {
+    let Some(mount) = mount() else { return };
+    let web = his(&mount, "web");
+    let program = crate::target::program().to_str().expect("text");
+    let made = Target::with(Path::new("/usr/bin/unshare"), &["--user", "--net", program, "idle", "1"], |command| as_user(command, USER));
+    let pid = made.pid().to_string();
+    for (kind, text) in [("user", pid.as_str()), ("net", pid.as_str()), ("uts", "new")] {
+        assert_eq!(by_him(&web.join(format!("ns.{kind}")), text), Ok(text.len()), "{kind}: {}", value(&web, "ns.last_error"));
+        assert_eq!(status(holder(&web), "Uid"), [USER.to_string().as_str(); 4], "{kind}");
+        assert_eq!(status(holder(&web), "CapPrm"), ["0000000000000000"], "{kind}");
+    }
+    // Root cannot know what groups he is in, if the machine does not know him.
+    let other = crate::common::namespaces::group(&mount, "other");
+    match set(&other, "user", &pid) {
+        Ok(_) => assert_eq!(status(holder(&other), "Uid"), [USER.to_string().as_str(); 4]),
+        Err(errno) => assert!(errno == EPERM && value(&other, "ns.last_error").contains("not known here")),
+    }
+}
+
+/// What he has written stays his when the user namespace goes.
+#[test]
+fn a_root_directory_does_not_outlive_his_user_namespace() {
+    let Some(mount) = mount() else { return };
+    let web = his(&mount, "web");
+    assert_eq!(by_him(&web.join("ns.user"), "new"), Ok(3));
+    assert_eq!(by_him(&web.join("ns.root"), "/usr"), Ok(4));
+    assert_eq!(by_him(&web.join("ns.user"), "inherit"), Err(EPERM));
+    assert!(value(&web, "ns.last_error").contains("ns.root first"), "{}", value(&web, "ns.last_error"));
+    assert_eq!(by_him(&web.join("ns.root"), "inherit"), Ok(7));
+    assert_eq!(by_him(&web.join("ns.user"), "inherit"), Ok(7));
 }
 
 #[test]
