@@ -110,6 +110,13 @@ impl Change {
     }
 }
 
+impl Change {
+    /// Whether it comes from the same place as another, to the same.
+    fn is_like(&self, other: &Self) -> bool {
+        self.css_set == other.css_set && self.state == other.state
+    }
+}
+
 /// A move under way. Dropped before it is committed, it gives every task back its place and what it had.
 struct Migration<'l, 'h> {
     locked: &'l Locked<'h>,
@@ -212,18 +219,26 @@ impl<'l, 'h> Migration<'l, 'h> {
         let mut born = Vec::new();
         let mut previous: Vec<Before> = Vec::new();
         let changes = std::mem::take(&mut self.changes);
+        let mut last: Option<(&Change, &Before, CssSetId)> = None;
         for change in &changes {
             if change.gone {
                 tracked.tracker.exited(change.tid);
             }
-            let target = if self.committed { tracked.sets.find(self.to, &change.state) } else { Ok(change.css_set) };
             let had = if self.committed { &change.before } else { &change.given };
-            let Ok(target) = target else { continue };
-            tracked.sets.hand_on(change.css_set, target, now);
-            tracked.sets.remember(target, had, now);
-            if !previous.contains(had) {
-                previous.push(had.clone());
-            }
+            let target = match last.filter(|(other, others, _)| change.is_like(other) && had == *others) {
+                Some((_, _, target)) => target,
+                None => {
+                    let target = if self.committed { tracked.sets.find(self.to, &change.state) } else { Ok(change.css_set) };
+                    let Ok(target) = target else { continue };
+                    tracked.sets.hand_on(change.css_set, target, now);
+                    tracked.sets.remember(target, had, now);
+                    if !previous.contains(had) {
+                        previous.push(had.clone());
+                    }
+                    last = Some((change, had, target));
+                    target
+                }
+            };
             while let Some(slot) = table.get(change.tid).filter(|slot| self.origin(*slot) == Some(change.css_set)) {
                 // Gone, and still there: it is executing a program, and has another tid by now. And by the main thread's tid another thread
                 // may be known meanwhile, for the same reason; one from another css_set is found below.
@@ -440,16 +455,24 @@ impl Locked<'_> {
         }
         let now = self.machine().now();
         let mut tracked = hierarchy.sync();
+        let mut last: Option<(&Change, CssSetId)> = None;
         for change in &changes {
             if change.gone {
                 tracked.tracker.exited(change.tid);
             } else if applied.is_err() {
                 tracked.sets.remember(change.css_set, &change.given, now);
             } else {
-                let Ok(css_set) = tracked.sets.find(id, &change.state) else { continue };
-                tracked.sets.hand_on(change.css_set, css_set, now);
-                tracked.sets.remember(css_set, &change.before, now);
-                tracked.sets.remember(change.css_set, &change.before, now);
+                let css_set = match last.filter(|(other, _)| change.is_like(other) && change.before == other.before) {
+                    Some((_, css_set)) => css_set,
+                    None => {
+                        let Ok(css_set) = tracked.sets.find(id, &change.state) else { continue };
+                        tracked.sets.hand_on(change.css_set, css_set, now);
+                        tracked.sets.remember(css_set, &change.before, now);
+                        tracked.sets.remember(change.css_set, &change.before, now);
+                        last = Some((change, css_set));
+                        css_set
+                    }
+                };
                 while let Some(slot) = hierarchy.table.get(change.tid).filter(|slot| slot.css_set == change.css_set) {
                     if tracked.put(&hierarchy.table, change.tid, slot, Slot { css_set, fresh: false, ..slot }) {
                         break;

@@ -163,6 +163,10 @@ impl CssSets {
 
     fn remember_since(&mut self, id: CssSetId, before: &Before, since: Instant, now: Instant) {
         let Some(set) = self.sets.get_mut(&id).filter(|_| *before != Before::default()) else { return };
+        // As of the task before this one, most often.
+        if set.previous.last().is_some_and(|(other, known)| *known == since && other == before) {
+            return;
+        }
         let known = set.previous.iter().find(|(other, _)| other == before).map_or(since, |(_, known)| since.max(*known));
         set.previous.retain(|(other, since)| other != before && now.saturating_duration_since(*since) < BIRTH);
         if set.previous.len() == MAX_PREVIOUS {

@@ -44,7 +44,7 @@ pub struct Before {
     /// Its CPUs.
     pub cpuset: Option<Bitmap>,
     /// Its namespaces and its root directory.
-    pub ns: Option<ns::Was>,
+    pub ns: Option<std::sync::Arc<ns::Was>>,
 }
 
 impl TaskState {

@@ -284,8 +284,8 @@ fn enter(
         false => None,
     };
     let inos = |list: &[Ns]| list.iter().map(|ns| (ns.kind(), ns.ino())).collect();
-    let was = Was { tgid, namespaces: inos(&old), root: root.clone(), home: home.clone() };
-    let given = Was { tgid, namespaces: inos(&wanted), root: None, home: state.clone() };
+    let was = Arc::new(Was { tgid, namespaces: inos(&old), root: root.clone(), home: home.clone() });
+    let given = Arc::new(Was { tgid, namespaces: inos(&wanted), root: None, home: state.clone() });
     for change in &mut party.changes {
         change.state.ns = state.clone();
         (change.before.ns, change.given.ns) = (Some(was.clone()), Some(given.clone()));
@@ -529,7 +529,7 @@ pub static SUBSYS: Subsys = Subsys {
     files: FILES,
     css_online: |_, _| (),
     css_offline,
-    is_slow: |tree, _| tree.get(ROOT).is_ok_and(|root| root.css.ns.managing > 0),
+    is_slow: |tree, _| !manages_none(tree),
     can_attach: |_, _, _, _| Ok(()),
     prepare_attach,
     // The last controller: what it has done is done, and it takes back itself what fails in the middle.
@@ -538,6 +538,11 @@ pub static SUBSYS: Subsys = Subsys {
     check,
     hotplug: |_| (),
 };
+
+/// Whether no group has anything of its own, so that nobody is anywhere for its sake.
+fn manages_none(tree: &Tree) -> bool {
+    tree.get(ROOT).is_ok_and(|root| root.css.ns.managing == 0)
+}
 
 /// Forgets all namespaces; members stay where they are.
 pub fn unpin(tree: &mut Tree) {
@@ -557,9 +562,18 @@ fn css_offline(tree: &mut Tree, id: CgroupId) {
 
 fn prepare_attach(locked: &Locked<'_>, attach: &Attach<'_>, changes: &mut [Change]) -> Result<()> {
     let machine = locked.machine();
-    let to = effective(&locked.tree(), attach.to, &[]);
     let from = |id: CgroupId| effective(&locked.tree(), id, &[]);
-    if to.is_empty() && changes.iter().all(|change| from(change.from).is_empty()) {
+    let is_managed = |id: CgroupId| !from(id).is_empty();
+    let mut origins: Vec<CgroupId> = Vec::new();
+    if manages_none(&locked.tree()) {
+        return Ok(());
+    }
+    changes.iter().for_each(|change| {
+        if !origins.contains(&change.from) {
+            origins.push(change.from)
+        }
+    });
+    if !is_managed(attach.to) && !origins.into_iter().any(is_managed) {
         return Ok(());
     }
     if let Err(failure) = revive(locked, attach.to) {
