@@ -8,11 +8,12 @@ use super::css_set::{CssSet, CssSets};
 use super::{CgroupId, Hierarchy, Locked, ROOT, SETTLE, Tracked, Writer, parse};
 use crate::controllers::{Before, Checked, Ids, Subsys, TaskState};
 use crate::error::{Error, Result};
-use crate::sys::{Errno, TaskFlags, TaskInfo, Tid};
-use crate::tracker::table::{CssSetId, ROOT_SET, Slot};
+use crate::sys::{Errno, Machine, TaskFlags, TaskInfo, Tid};
+use crate::tracker::table::{CssSetId, ROOT_SET, Slot, Table};
 use parking_lot::MutexGuard;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// kthreadd, from which all kernel threads are forked.
@@ -64,24 +65,37 @@ pub struct Attach<'a> {
 pub struct Birth {
     /// What tasks in its place have had lately.
     pub previous: Vec<Before>,
-    /// Who may have created it. What one of them has now is inherited rightly.
-    pub creators: Vec<Tid>,
+    maker: Option<Maker>,
+}
+
+/// Where to look for whoever has created a task.
+#[derive(Clone, Debug)]
+struct Maker {
+    table: Arc<Table>,
+    tid: Tid,
+    tgid: Tid,
+    /// The css_sets of the task's group: he is where his child is.
+    css_sets: SmallVec<[CssSetId; 4]>,
 }
 
 impl Birth {
     fn new(hierarchy: &Hierarchy, sets: &CssSets, tid: Tid, slot: Slot) -> Self {
         let Some(set) = sets.get(slot.css_set).filter(|_| slot.fresh) else { return Self::default() };
-        let machine = hierarchy.machine();
-        let previous: Vec<Before> = set.previous(machine.now()).cloned().collect();
+        let previous: Vec<Before> = set.previous(hierarchy.machine().now()).cloned().collect();
         if previous.is_empty() {
             return Self::default();
         }
-        let tgid = if tid == slot.tgid { machine.task(tid).map_or(0, |info| info.ppid) } else { slot.tgid };
-        // He is where his child is.
-        let may_be = |other: &Slot| !other.fresh && sets.cgroup(other.css_set) == set.cgroup;
-        let threads = hierarchy.table.of_process(tgid);
-        let creators = threads.into_iter().filter(|(_, other)| may_be(other)).map(|(tid, _)| tid).collect();
-        Self { previous, creators }
+        let css_sets = SmallVec::from_slice(sets.of_group(set.cgroup));
+        let maker = Some(Maker { table: hierarchy.table.clone(), tid, tgid: slot.tgid, css_sets });
+        Self { previous, maker }
+    }
+
+    /// Who may have created it. What one of them has now is inherited rightly.
+    pub fn creators(&self, machine: &dyn Machine) -> Vec<Tid> {
+        let Some(Maker { table, tid, tgid, css_sets }) = &self.maker else { return Vec::new() };
+        let tgid = if tid == tgid { machine.task(*tid).map_or(0, |info| info.ppid) } else { *tgid };
+        let may_be = |other: &Slot| !other.fresh && css_sets.contains(&other.css_set);
+        table.of_process(tgid).into_iter().filter(|(_, other)| may_be(other)).map(|(tid, _)| tid).collect()
     }
 }
 

@@ -164,7 +164,7 @@ fn is_stale(machine: &dyn Machine, birth: &Birth, current: &Bitmap) -> bool {
     }
     let online = machine.online_cpus();
     let had = masks.any(|mask| mask == current || mask.and(&online) == *current);
-    had && !birth.creators.iter().any(|tid| machine.affinity(*tid).as_ref() == Ok(current))
+    had && !birth.creators(machine).iter().any(|tid| machine.affinity(*tid).as_ref() == Ok(current))
 }
 
 /// The controller.
