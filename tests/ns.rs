@@ -7,8 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use common::namespaces::{KINDS, SHARED, USER, enter, good, group, link, mine, mount, ns_of, process, set, value};
-use common::{Mount, Target, ids, text, wait_until, write};
+use common::namespaces::{KINDS, SHARED, enter, good, group, link, mine, mount, ns_of, process, set, value};
+use common::{Target, ids, text, wait_until, write};
 use libc::{EBUSY, EINVAL, EPERM, ESRCH, EUSERS};
 
 /// In and out again, with as many threads: each in the group's namespace, and then where it was.
@@ -328,31 +328,6 @@ fn a_pid_namespace_is_below_that_of_the_group_above() {
     good(&deep, enter(&deep, "cgroup.procs", child));
     good(&deep, set(&deep, "pid", "new"));
     assert_eq!(ns_of(child, "pid"), value(&deep, "ns.pid"));
-}
-
-#[test]
-fn an_ordinary_user_has_namespaces_of_his_own() {
-    let Some(_) = mount() else { return };
-    let mount = Mount::with_options(&format!("ns,uid={USER},gid={USER},mode=755"));
-    let by = |target: &mut Target, path: &Path, text: &str| {
-        let pid = target.pid();
-        target.write(pid, path, text.as_bytes())
-    };
-    let mut user = Target::as_user(USER);
-    let web = mount.dir().join("web");
-    let made = Command::new("setpriv").args(["--reuid=1000", "--regid=1000", "--clear-groups", "mkdir"]).arg(&web).status();
-    assert!(made.expect("setpriv").success());
-    assert_eq!(by(&mut user, &web.join("ns.net"), "new"), Err(EPERM), "not with root's rights");
-    assert_eq!(by(&mut user, &web.join("ns.net"), "1"), Err(EPERM), "somebody else's");
-    assert_eq!(by(&mut user, &web.join("ns.net"), "/proc/1/ns/net"), Err(EPERM));
-    assert_eq!(by(&mut user, &web.join("ns.user"), "new"), Ok(3), "{}", text(web.join("ns.last_error")));
-    for kind in ["net", "uts", "ipc", "mnt", "cgroup", "pid", "time"] {
-        assert_eq!(by(&mut user, &web.join(format!("ns.{kind}")), "new"), Ok(3), "{kind}: {}", text(web.join("ns.last_error")));
-    }
-    assert_eq!(by(&mut user, &web.join("cgroup.procs"), "0"), Ok(1), "{}", text(web.join("ns.last_error")));
-    for (kind, _) in KINDS {
-        assert_eq!(ns_of(user.pid(), kind), value(&web, &format!("ns.{kind}")), "{kind}");
-    }
 }
 
 #[test]

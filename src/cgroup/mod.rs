@@ -56,10 +56,8 @@ const RELEASE_POLL: Duration = Duration::from_millis(100);
 pub struct Writer<'a> {
     /// Effective uid of the one who opened the file: the credentials that decide about moving a task.
     pub opener_uid: u32,
-    /// The group id that goes with it.
-    pub opener_gid: u32,
-    /// Who opened the file, as he was then, where it may matter.
-    pub opener: Option<&'a Caller>,
+    /// Effective capabilities of the one who opened the file, where they decide.
+    pub opener_caps: u64,
     /// The writing thread, 0 if it cannot be seen from the server's pid namespace.
     pub tid: Tid,
     /// Finds out what else there is to know of the writer.
@@ -464,12 +462,11 @@ impl<'h> Locked<'h> {
 
     /// Whether whoever opened the file may do all that the server may (`file_ns_capable`).
     pub fn is_trusted(&self, writer: &Writer<'_>) -> bool {
-        if self.owner() != 0 || !self.machine().root_is_global() {
-            return writer.opener_uid == self.owner();
+        if self.owner() == 0 && self.machine().root_is_global() {
+            writer.opener_caps & CAP_SYS_ADMIN != 0
+        } else {
+            writer.opener_uid == self.owner()
         }
-        let now = || (writer.caller)().ok().filter(|caller| caller.creds.uid == writer.opener_uid);
-        let caps = writer.opener.cloned().or_else(now).map_or(0, |caller| caller.creds.cap_effective);
-        caps & CAP_SYS_ADMIN != 0
     }
 
     /// The group of a task, as far as it is known.

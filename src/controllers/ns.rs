@@ -8,15 +8,14 @@ use super::{CftFlags, Cftype, Checked, Show, Store, Subsys, TaskState};
 use crate::cgroup::{Attach, Birth, CgroupId, Change, Locked, ROOT, Tree, Writer, parse};
 use crate::controllers::Ids;
 use crate::error::{Error, Result};
-use crate::inject::{Arg, Descriptor, InjectError, Invocation, Namespace, Owner, Plan, Syscall, Target};
-use crate::nsproxy::{Answer, Dir, Holder, Identity, Ns, Nsproxy, Wanted, flag, identity, ino_of};
-use crate::sys::{Errno, Machine, TaskInfo, Tid};
+use crate::inject::{Arg, Descriptor, InjectError, Invocation, Namespace, Plan, Syscall, Target};
+use crate::nsproxy::{Answer, Dir, Holder, Ns, Nsproxy, Wanted, flag, identity, ino_of};
+use crate::sys::{CAP_SYS_ADMIN, CAP_SYS_CHROOT, Errno, Machine, TaskInfo, Tid};
 use nix::sched::CloneFlags;
-use nix::unistd::geteuid;
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// So many generations are born at the most while their ancestor moves.
 const GENERATIONS: usize = 16;
@@ -24,8 +23,11 @@ const GENERATIONS: usize = 16;
 /// So old, in clock ticks of /proc, is at the most who may have been born during a move that is remembered.
 const YOUNG: u64 = 300;
 
-/// How often a target is to be brought back when injectors are killed, and what lies in between.
-const ATTEMPTS: usize = 50;
+/// What entering a mount namespace takes.
+const CAPS_MNT: u64 = CAP_SYS_ADMIN | CAP_SYS_CHROOT;
+
+/// How long it is tried to bring a target back when injectors are killed, and what lies in between.
+const PATIENCE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// A namespace that a group has of its own.
@@ -34,8 +36,6 @@ struct Own {
     ns: Ns,
     /// Of a pid namespace that was made for the group: its init.
     _init: Option<Arc<Holder>>,
-    /// Of a user namespace that belongs to somebody else than the server's user: who he is.
-    owner: Option<Identity>,
 }
 
 /// A group's namespaces.
@@ -123,8 +123,6 @@ struct Effective {
     ns: Vec<(Ns, CgroupId)>,
     root: Option<(Vec<u8>, CgroupId)>,
     holder: Option<Arc<Holder>>,
-    /// Whom the user namespace belongs to, if not to the server's user.
-    owner: Option<Identity>,
 }
 
 impl Effective {
@@ -149,7 +147,6 @@ fn effective(tree: &Tree, id: CgroupId, css: &[(CgroupId, Css)]) -> Effective {
         let own = css.iter().find(|(id, _)| *id == next).map_or(&group.css.ns, |(_, css)| css);
         for own in &own.own {
             if found.get(own.ns.kind()).is_none() {
-                found.owner = found.owner.or_else(|| own.owner.clone());
                 found.ns.push((own.ns.clone(), next));
             }
         }
@@ -197,21 +194,8 @@ struct Back {
 #[derive(Clone, Copy)]
 struct By<'a> {
     writer: Option<&'a Writer<'a>>,
-    /// Whose they must be, if he may not do all that the server may.
-    only_of: Option<Owner>,
-}
-
-impl<'a> By<'a> {
-    fn new(writer: &'a Writer<'a>, trusted: bool) -> Self {
-        let owner = Owner { uid: writer.opener_uid, gid: Some(writer.opener_gid) };
-        Self { writer: Some(writer), only_of: (!trusted).then_some(owner) }
-    }
-
-    /// Nobody asked just now. Programs that have more rights than whoever has started them are left alone.
-    fn nobody(machine: &dyn Machine, tid: Tid, server: u32) -> Self {
-        let uid = machine.creds(tid).ok().map(|creds| creds.uid).filter(|uid| *uid != server);
-        Self { writer: None, only_of: uid.map(|uid| Owner { uid, gid: None }) }
-    }
+    /// Whether he may do all that the server may. What a task is made to do is done by the server's rights.
+    trusted: bool,
 }
 
 /// Tasks of one process that move together.
@@ -293,6 +277,10 @@ fn enter(
     if differs.is_empty() && !moves_root {
         return Ok(None);
     }
+    if !by.trusted {
+        let why = "would have to be in other namespaces, which is for whoever may do all that this server may; mount one of your own";
+        return Err(Failure::new(Errno::EPERM, format!("{tgid}: {why}")));
+    }
 
     let multi = machine.thread_count(tgid).map_err(fail(tgid, "counting its threads"))? > 1;
     let leaves = |kind: Namespace| to.get(kind).is_none();
@@ -306,6 +294,15 @@ fn enter(
     ] {
         if multi && differ(kind) && !(kind == Namespace::PidForChildren && leaves(kind)) {
             return Err(Failure::new(errno, format!("{tgid}: a process {why}; start it in the group (cgfuse exec)")));
+        }
+    }
+    // Descriptors of directories are handed over, and a process that shares its table could use them where this one may not go.
+    if (moves_root || differ(Namespace::Mnt)) && !differ(Namespace::User) {
+        let mnt = differs.iter().find(|ns| ns.kind() == Namespace::Mnt);
+        let has = machine.creds(first).map_err(fail(first, "looking at its rights"))?.cap_effective;
+        if has & CAPS_MNT != CAPS_MNT || mnt.is_some_and(|ns| !ns.is_within(first)) {
+            let why = "another mount namespace or root directory needs CAP_SYS_ADMIN and CAP_SYS_CHROOT in the user namespace that owns it";
+            return Err(Failure::new(Errno::EPERM, format!("{first}: {why}")));
         }
     }
     let proxy = proxy(machine)?;
@@ -359,7 +356,6 @@ fn enter(
         }
     }
     let Steps { mut plan, tids, .. } = steps;
-    plan.only_of = by.only_of;
     plan.expect = differs.iter().map(|ns| (ns.kind(), ns.ino())).collect();
     let target = if ids == Ids::Processes { Target::Process(tgid) } else { Target::Thread(first) };
     let is_ours = |writer: &Writer<'_>| machine.is_thread_of(tgid, writer.tid) && (ids == Ids::Processes || writer.tid == first);
@@ -374,7 +370,6 @@ fn enter(
             back.plan.step(call, Vec::new());
         }
     }
-    back.plan.only_of = by.only_of;
     let back = Back { target, plan: back.plan, _holder: keeper };
     match proxy.inject(target, &plan, answer) {
         Ok(_) => Ok(Some(back)),
@@ -495,10 +490,11 @@ impl Steps {
 impl Back {
     /// Brings the target back to where it was.
     fn take(&self, proxy: &Nsproxy) {
-        for attempt in 1.. {
+        let end = Instant::now() + PATIENCE;
+        loop {
             match proxy.inject(self.target, &self.plan, None) {
                 // What an injector leaves behind when it is killed, its threads leave at once.
-                Err(InjectError::Died { .. } | InjectError::NoRoom { .. }) if attempt < ATTEMPTS => std::thread::sleep(PAUSE),
+                Err(InjectError::Died { .. } | InjectError::NoRoom { .. }) if Instant::now() < end => std::thread::sleep(PAUSE),
                 Err(InjectError::Gone { .. }) | Ok(_) => break,
                 Err(error) => return log::warn!("task {} is not brought back to where it was: {error}", self.target.tid()),
             }
@@ -581,13 +577,11 @@ fn prepare_attach(locked: &Locked<'_>, attach: &Attach<'_>, changes: &mut [Chang
         return Err(failure.into());
     }
     let to = effective(&locked.tree(), attach.to, &[]);
-    let by =
-        |tgid| attach.writer.map_or_else(|| By::nobody(machine, tgid, locked.owner()), |writer| By::new(writer, locked.is_trusted(writer)));
+    let by = By { writer: attach.writer, trusted: attach.writer.is_none_or(|writer| writer.opener_uid == locked.owner()) };
     let mut backs = Vec::new();
     let is_whole = |tgid, tasks| attach.whole || all_threads(machine, tgid, tasks);
     let moved = parties(machine, changes, attach.writer.map_or(0, |writer| writer.tid), is_whole).into_iter().try_for_each(|mut party| {
         let from = from(party.changes.first().map_or(attach.to, |change| change.from));
-        let by = by(party.tgid);
         enter(machine, &mut party, (&from, &to), by).map(|back| backs.extend(back))
     });
     if let Err(failure) = moved {
@@ -629,7 +623,7 @@ fn check(
     let known = TaskState { ns: was.home.clone(), ..state.clone() };
     let mut change = Change::of_child(tid, info.tgid, id, known);
     let mut party = Party { tgid: info.tgid, ids, changes: vec![&mut change] };
-    match enter(machine, &mut party, (&from, &to), By::nobody(machine, tid, geteuid().as_raw())) {
+    match enter(machine, &mut party, (&from, &to), By { writer: None, trusted: true }) {
         Ok(_) => {
             state.ns = change.state.ns;
             Ok(Checked::True)
@@ -655,114 +649,51 @@ fn request(locked: &Locked<'_>, writer: &Writer<'_>, kind: Namespace, text: &[u8
         b"inherit" => Ok(Request::Inherit),
         b"new" => Ok(Request::New),
         [b'/', ..] => {
-            // We look with our rights, so whoever has fewer does not look through us.
-            if !locked.is_trusted(writer) {
-                return Err(Error::Perm);
-            }
             let path = std::str::from_utf8(text).map_err(|_| Error::Invalid)?;
             Ok(Request::Adopt(Ns::open(Path::new(path), kind)?))
         }
-        _ => {
-            let tid = locked.target(writer, parse::pid(text)?)?;
-            let creds = locked.machine().creds(tid)?;
-            // setns(2) by pidfd: ptrace_may_access, and CAP_SYS_ADMIN in the namespace's user namespace, which its owner has.
-            let trusted = locked.is_trusted(writer);
-            if !trusted && [creds.uid, creds.suid] != [writer.opener_uid; 2] {
-                return Err(Error::Perm);
-            }
-            match Ns::active(tid, kind) {
-                Ok(ns) if trusted || is_his(locked, writer, &ns) => Ok(Request::Adopt(ns)),
-                Ok(_) | Err(Errno::EACCES) => Err(Error::Perm),
-                Err(errno) => Err(errno.into()),
-            }
-        }
+        _ => match Ns::active(locked.target(writer, parse::pid(text)?)?, kind) {
+            Ok(ns) => Ok(Request::Adopt(ns)),
+            Err(Errno::EACCES) => Err(Error::Perm),
+            Err(errno) => Err(errno.into()),
+        },
     }
 }
 
-/// Whether a namespace belongs to the opener, who has power over it then. What the server's own user has, the server has given him or not.
-fn is_his(locked: &Locked<'_>, writer: &Writer<'_>, ns: &Ns) -> bool {
-    writer.opener_uid != locked.owner() && ns.owner() == Ok(writer.opener_uid)
-}
-
-/// Whether the opener may do what he likes there: all that the server may, or because it is in a user namespace of his.
-fn may_all(locked: &Locked<'_>, writer: &Writer<'_>, there: &Effective) -> bool {
-    locked.is_trusted(writer) || there.get(Namespace::User).is_some_and(|ns| is_his(locked, writer, ns))
-}
-
 fn store(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, kind: Namespace, text: &[u8]) -> Result<()> {
+    // We look, make and move with our rights, so whoever has fewer does not do it through us.
+    if !locked.is_trusted(writer) {
+        return Err(Error::Perm);
+    }
     let request = request(locked, writer, kind, text)?;
-    let css = locked.tree().get(id)?.css.ns.clone();
+    let mut css = locked.tree().get(id)?.css.ns.clone();
     match (&request, css.get(kind)) {
         (Request::Inherit, None) => return Ok(()),
         (Request::Adopt(ns), Some(own)) if ns == own => return Ok(()),
         _ => {}
     }
-    let there = effective(&locked.tree(), id, &[]);
-    if matches!(request, Request::New) && kind != Namespace::User && !may_all(locked, writer, &there) {
-        return Err(Error::Perm);
-    }
-    let made = replace(locked, writer, id, css, (kind, request));
+    css.own.retain(|own| own.ns.kind() != kind);
+    css.holder = None;
+    let mut wanted = Wanted::default();
+    let made = match request {
+        // Whoever owns it, or one above it, has power over a holder there, which must not be able to do more than he.
+        Request::Adopt(ns) if kind == Namespace::User && !ns.is_safe(locked.owner()) => Err(Failure::new(
+            Errno::EPERM,
+            "the user namespace is not one of this server's user, made where the server is; his processes there are for a server of his own",
+        )),
+        request => {
+            match request {
+                Request::Inherit => {}
+                Request::Adopt(ns) => css.own.push(Own { ns, _init: None }),
+                Request::New => wanted.new.push(kind),
+            }
+            change(locked, writer, id, css, Some(wanted))
+        }
+    };
     if let Err(failure) = &made {
         tell(locked, id, failure);
     }
     Ok(made?)
-}
-
-/// Gives a group another namespace of a kind, or none.
-fn replace(
-    locked: &Locked<'_>,
-    writer: &Writer<'_>,
-    id: CgroupId,
-    mut css: Css,
-    (kind, request): (Namespace, Request),
-) -> std::result::Result<(), Failure> {
-    css.own.retain(|own| own.ns.kind() != kind);
-    css.holder = None;
-    let mut wanted = Wanted::default();
-    let above = effective(&locked.tree(), id, &[(id, Css::default())]);
-    match request {
-        Request::Inherit => {}
-        Request::Adopt(ns) => {
-            let owner = if kind == Namespace::User { whose(locked, writer, &ns)? } else { None };
-            css.own.push(Own { ns, _init: None, owner });
-        }
-        Request::New if kind == Namespace::User && above.owner.is_some() => {
-            return Err(Failure::new(
-                Errno::EPERM,
-                "a user namespace below one that is somebody else's can only be made there (unshare --user), and adopted",
-            ));
-        }
-        Request::New => {
-            wanted.new.push(kind);
-            if kind == Namespace::User && locked.owner() == 0 && !locked.is_trusted(writer) {
-                wanted.owner = Some(opener(writer)?);
-            }
-        }
-    }
-    // What was made in a user namespace of his is not to be without it.
-    if kind == Namespace::User && css.root.is_some() && !locked.is_trusted(writer) && wanted.new.is_empty() && css.get(kind).is_none() {
-        return Err(Failure::new(
-            Errno::EPERM,
-            "the group has a root directory, which needs the user namespace: write inherit to ns.root first",
-        ));
-    }
-    change(locked, writer, id, css, Some(wanted))
-}
-
-/// Who has opened the file.
-fn opener(writer: &Writer<'_>) -> std::result::Result<Identity, Failure> {
-    let known = writer.opener.ok_or(Failure::new(Errno::EPERM, "who has opened the file cannot be seen from here"))?;
-    Ok(Identity { uid: writer.opener_uid, gid: writer.opener_gid, groups: known.groups.clone() })
-}
-
-/// Whom a user namespace belongs to, if not to the server's user: its holders are his.
-fn whose(locked: &Locked<'_>, writer: &Writer<'_>, ns: &Ns) -> std::result::Result<Option<Identity>, Failure> {
-    let failure = |errno| Failure::new(errno, "whose user namespace it is is not known here, so nobody can hold it for the group");
-    match ns.owner().map_err(failure)? {
-        uid if uid == locked.owner() || locked.owner() != 0 => Ok(None),
-        uid if uid == writer.opener_uid => opener(writer).map(Some),
-        uid => Identity::of_user(uid).map(Some).ok_or(failure(Errno::EPERM)),
-    }
 }
 
 /// Gives a group another state: makes holders for it and those below that share it if it has other namespaces, and moves all members, or changes
@@ -820,19 +751,13 @@ fn held(
         if css.own.is_empty() && wanted.new.is_empty() {
             continue;
         }
-        wanted.owner = wanted.owner.or(there.owner);
         wanted.enter = there.ns.into_iter().map(|(ns, _)| ns).collect();
         let held = proxy.hold(&wanted).map(Arc::new);
         let holder = held.map_err(|error| Failure::new(error.errno, format!("the group's namespaces cannot be made or held: {error}")))?;
         for kind in wanted.new {
             let new = Ns::active(holder.pid, kind);
             let ns = new.map_err(|errno| Failure::new(errno, format!("looking at the new {kind} namespace: {errno}")))?;
-            // Its owner may have had a hand in it.
-            if wanted.owner.as_ref().is_some_and(|owner| ns.owner() != Ok(owner.uid)) {
-                return Err(Failure::new(Errno::EPERM, format!("the new {kind} namespace is somebody else's")));
-            }
-            let init = (kind == Namespace::PidForChildren).then(|| holder.clone());
-            css.own.push(Own { ns, _init: init, owner: wanted.owner.clone().filter(|_| kind == Namespace::User) });
+            css.own.push(Own { ns, _init: (kind == Namespace::PidForChildren).then(|| holder.clone()) });
         }
         css.holder = Some(holder);
         states.retain(|(other, _)| *other != group);
@@ -882,7 +807,7 @@ fn move_members(
 ) -> std::result::Result<(), Failure> {
     let machine = locked.machine();
     revive(locked, group)?;
-    let by = By::new(writer, locked.is_trusted(writer));
+    let by = By { writer: Some(writer), trusted: locked.is_trusted(writer) };
     let (from, to) = {
         let tree = locked.tree();
         (effective(&tree, group, old), effective(&tree, group, &[]))
@@ -940,16 +865,16 @@ fn parties<'a>(machine: &dyn Machine, changes: &'a mut [Change], last: Tid, is_w
 }
 
 fn store_root(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, text: &[u8]) -> Result<()> {
+    // A root directory that somebody has made up deceives programs that have more rights than he.
+    if !locked.is_trusted(writer) {
+        return Err(Error::Perm);
+    }
     let mut css = locked.tree().get(id)?.css.ns.clone();
     css.root = match text {
         b"inherit" => None,
         [b'/', ..] => Some(text.to_vec()),
         _ => return Err(Error::Invalid),
     };
-    // A root directory that somebody has made up deceives programs that have more rights than he.
-    if css.root.is_some() && !may_all(locked, writer, &effective(&locked.tree(), id, &[])) {
-        return Err(Error::Perm);
-    }
     let made = change(locked, writer, id, css, None);
     if let Err(failure) = &made {
         tell(locked, id, failure);

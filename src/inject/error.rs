@@ -26,14 +26,6 @@ pub enum InjectError {
         /// The first thread that was refused.
         tid: Tid,
     },
-    /// Whoever asked for it could not trace it himself: see [`Owner`](super::Owner).
-    #[error(
-        "{tid}: not a process that you may trace (ptrace(2)): it has other user or group ids, capabilities, or is not dumpable, as set-user-ID programs"
-    )]
-    NotHis {
-        /// The thread.
-        tid: Tid,
-    },
     /// Somebody traces it already.
     #[error("{tid}: traced by process {tracer} (a debugger, strace); try again when that has detached")]
     Traced {
@@ -201,7 +193,7 @@ impl InjectError {
         match self {
             Self::Gone { .. } => Errno::ESRCH,
             Self::Itself { .. } => Errno::EDEADLK,
-            Self::NotPermitted { .. } | Self::NotHis { .. } | Self::KernelThread { .. } | Self::Seccomp { .. } => Errno::EPERM,
+            Self::NotPermitted { .. } | Self::KernelThread { .. } | Self::Seccomp { .. } => Errno::EPERM,
             Self::Traced { .. } | Self::IoWorker { .. } | Self::NotStopping { .. } | Self::Unsettled { .. } | Self::NoRoom { .. } => {
                 Errno::EBUSY
             }

@@ -18,7 +18,7 @@ mod wire;
 
 pub use error::InjectError;
 pub use helper::main as helper_main;
-pub use plan::{Arg, Descriptor, Invocation, Namespace, Owner, Plan, Report, Step, Syscall, Target};
+pub use plan::{Arg, Descriptor, Invocation, Namespace, Plan, Report, Step, Syscall, Target};
 
 use crate::sys::shared::Words;
 use crate::sys::{Errno, Tid, ptrace};

@@ -214,17 +214,6 @@ pub enum Descriptor {
     File(Arc<OwnedFd>),
 }
 
-/// A user who might not trace every target that we may. Before anything is done to a thread, and when it can execute no program any more, it must be
-/// one that he may trace himself (`__ptrace_may_access`): it has no other user or group ids than his, no capabilities but those in a user namespace
-/// of his, and is dumpable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
-    /// His user id.
-    pub uid: u32,
-    /// His group id, if it is known.
-    pub gid: Option<u32>,
-}
-
 /// What each thread of a target executes, all or none.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
@@ -238,8 +227,6 @@ pub struct Plan {
     pub expect: Vec<(Namespace, u64)>,
     /// Leave the kernel's workers of the process (io_uring) behind instead of refusing.
     pub skip_io_workers: bool,
-    /// Whose the target must be: see [`Owner`]. `None` where that does not matter.
-    pub only_of: Option<Owner>,
     /// A thread of the target that sleeps in a write(2) which only the caller's answer ends. See [`Injector::inject_writer`](super::Injector::inject_writer).
     pub(super) writer: Option<Tid>,
 }

@@ -1,7 +1,6 @@
 //! Injection: what /proc tells of a target.
 
-use super::plan::Owner;
-use crate::sys::{Tid, nsfs};
+use crate::sys::Tid;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -70,43 +69,16 @@ pub(super) fn threads(tid: Tid) -> Vec<Tid> {
     entries.map_or_else(|_| Vec::new(), |entries| entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
 }
 
-/// Of /proc/TID/status.
-struct Status(String);
-
-impl Status {
-    /// `None` when the thread is gone.
-    fn of(tid: Tid) -> Option<Self> {
-        // One call: the kernel makes the whole text for each. What is used of it is not beyond.
-        let mut buf = [0; 4096];
-        let len = File::open(format!("/proc/{tid}/status")).ok()?.read_at(&mut buf, 0).ok()?;
-        // The name may not be UTF-8.
-        Some(Self(String::from_utf8_lossy(&buf[..len]).into_owned()))
-    }
-
-    fn line(&self, field: &str) -> Option<&str> {
-        self.0.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(str::trim))
-    }
-
-    /// Whether the real, effective, saved and file system ids are this one.
-    fn has_ids(&self, field: &str, id: u32) -> bool {
-        self.line(field).is_some_and(|ids| ids.split_ascii_whitespace().all(|other| other.parse() == Ok(id)))
-    }
-}
-
 /// A line of /proc/TID/status.
 pub(super) fn status(tid: Tid, field: &str) -> Option<String> {
-    Status::of(tid)?.line(field).map(str::to_owned)
-}
-
-/// See [`Owner`]. Who is gone is nobody's.
-pub(super) fn is_of(tid: Tid, owner: Owner) -> bool {
-    let Some(status) = Status::of(tid) else { return false };
-    // Its files are root's where the process is not dumpable; not so the directory.
-    let dumpable = std::fs::metadata(format!("/proc/{tid}/environ")).is_ok_and(|file| file.uid() == owner.uid);
-    let same_ids = status.has_ids("Uid", owner.uid) && owner.gid.is_none_or(|gid| status.has_ids("Gid", gid));
-    let powerless = status.line("CapPrm").is_some_and(|caps| caps.bytes().all(|digit| digit == b'0'));
-    let powerless = powerless || File::open(format!("/proc/{tid}/ns/user")).is_ok_and(|ns| nsfs::owner(&ns, true) == Ok(owner.uid));
-    dumpable && same_ids && powerless
+    // One call, where it suffices: the kernel makes the whole text for each. Who is in many groups has a longer one.
+    let mut buf = [0; 4096];
+    let path = format!("/proc/{tid}/status");
+    let len = File::open(&path).ok()?.read_at(&mut buf, 0).ok()?;
+    let text = if len < buf.len() { buf[..len].to_vec() } else { std::fs::read(&path).ok()? };
+    // The name may not be UTF-8.
+    let status = String::from_utf8_lossy(&text);
+    status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(|value| value.trim().to_owned()))
 }
 
 /// The process of a thread.

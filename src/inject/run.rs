@@ -7,7 +7,7 @@
 use super::arch::{self, Abi};
 use super::area::Area;
 use super::error::{InjectError, Unknown};
-use super::plan::{Arg, Descriptor, Invocation, MAX_DATA, Namespace, Owner, Plan, Syscall};
+use super::plan::{Arg, Descriptor, Invocation, MAX_DATA, Namespace, Plan, Syscall};
 use super::proc;
 use super::tracees::Tracees;
 use crate::sys::ptrace::{self, Event, Regs, Shared, SyscallStop, UserDispatch};
@@ -102,7 +102,7 @@ impl<'a> Run<'a> {
         for i in stopped {
             let tid = tracees.tids[i];
             if let Some(regs) = found.get(&tid)
-                && let Some(thread) = look(tracees, i, tid, regs, (&area, plan.only_of))?
+                && let Some(thread) = look(i, tid, regs, &area)?
             {
                 threads.push(thread);
             }
@@ -513,23 +513,14 @@ pub(super) fn mend(tid: Tid) {
 }
 
 /// What a thread goes on with, and why it cannot be injected into. `None` if it is gone.
-fn look(
-    tracees: &Tracees,
-    i: usize,
-    tid: Tid,
-    regs: &Regs,
-    (area, only_of): (&Area, Option<Owner>),
-) -> Result<Option<Thread>, InjectError> {
+fn look(i: usize, tid: Tid, regs: &Regs, area: &Area) -> Result<Option<Thread>, InjectError> {
     let abi = area.abi;
     if Abi::of_regs(regs) != Some(abi) {
         return Err(InjectError::Foreign { tid, what: Unknown::CodeSegment });
     }
     let Some(mask) = unless_gone(ptrace::signal_mask(tid))? else { return Ok(None) };
-    if only_of.is_some_and(|owner| !proc::is_of(tid, owner)) {
-        return Err(InjectError::NotHis { tid });
-    }
-    // Unknown is not "none".
-    if !tracees.seccomp_suspended() && proc::status(tid, "Seccomp").is_none_or(|mode| mode != "0") {
+    // Unknown is not "none". Only now that it stands still: its filters rest from this call on.
+    if proc::status(tid, "Seccomp").is_none_or(|mode| mode != "0") && ptrace::suspend_seccomp(tid).is_err() {
         return Err(InjectError::Seccomp { tid });
     }
     let mut code = [0; 4];

@@ -41,7 +41,6 @@ pub(super) struct Tracees {
     index: FxHashMap<Tid, usize>,
     /// Workers of the kernel that were left out.
     pub(super) skipped: usize,
-    suspend_seccomp: bool,
     /// Whether [`Reply::Waiting`] was told: who is turned away must have the time to stop, or it sees why.
     told: bool,
     /// When the first was asked to stop.
@@ -59,7 +58,6 @@ impl Tracees {
             states: Vec::new(),
             index: FxHashMap::default(),
             skipped: 0,
-            suspend_seccomp: true,
             told: false,
             since: None,
         })
@@ -158,18 +156,9 @@ impl Tracees {
             self.skipped += 1;
             return if skip_io_workers { Ok(false) } else { Err(InjectError::IoWorker { tid }) };
         }
-        match self.ticks.seize(tid, self.options()) {
+        match self.ticks.seize(tid, ptrace::TRACESYSGOOD) {
             Ok(()) => {}
             Err(Errno::ESRCH) => return Ok(self.is_dead(tid)),
-            // EINVAL: the kernel has no such option. EPERM: it needs CAP_SYS_ADMIN, or there is another reason.
-            Err(Errno::EPERM | Errno::EINVAL) if self.suspend_seccomp => {
-                self.suspend_seccomp = false;
-                let seized = self.ticks.seize(tid, self.options());
-                self.suspend_seccomp = seized.is_err();
-                if let Err(errno) = seized {
-                    return self.refused(tid, errno);
-                }
-            }
             Err(errno) => return self.refused(tid, errno),
         }
         self.seized(tid);
@@ -183,10 +172,6 @@ impl Tracees {
             self.tids[i] = 0;
         }
         self.add(tid, State::Running);
-    }
-
-    fn options(&self) -> usize {
-        ptrace::TRACESYSGOOD | if self.suspend_seccomp { ptrace::SUSPEND_SECCOMP } else { 0 }
     }
 
     /// Why a thread could not be seized, unless it is dead, or a tracee already.
@@ -221,11 +206,6 @@ impl Tracees {
             self.ticks.lives(tid);
         }
         i
-    }
-
-    /// Whether system calls made under the tracer are exempt from seccomp filters.
-    pub(super) fn seccomp_suspended(&self) -> bool {
-        self.suspend_seccomp
     }
 
     pub(super) fn is_stopped(&self, i: usize) -> bool {

@@ -1,7 +1,7 @@
 //! Injection: how plans and results travel between the caller and the injector process. Both are the same program.
 
 use super::error::{Flaw, InjectError, Unknown};
-use super::plan::{Arg, Descriptor, Invocation, MAX_FDS, Namespace, Owner, Plan, Report, SYSCALLS, Step, Syscall, Target};
+use super::plan::{Arg, Descriptor, Invocation, MAX_FDS, Namespace, Plan, Report, SYSCALLS, Step, Syscall, Target};
 use crate::sys::{Errno, Tid};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -96,8 +96,6 @@ impl Request {
         };
         out.word(process).tid(tid).word(self.deadline.as_nanos() as u64);
         out.word(plan.skip_io_workers.into()).tid(plan.writer.unwrap_or(0));
-        let ids = plan.only_of.map_or([None; 2], |owner| [Some(owner.uid), owner.gid]);
-        ids.iter().for_each(|id| _ = out.word(id.map_or(u64::MAX, u64::from)));
         out.len(plan.steps.len());
         for step in &plan.steps {
             put_call(&mut out, &step.call);
@@ -136,9 +134,6 @@ impl Request {
         let deadline = Duration::from_nanos(message.word()?);
         let skip_io_workers = message.word()? == 1;
         let writer = message.tid().map(|tid| (tid != 0).then_some(tid))?;
-        let mut id = || message.word().map(|id| u32::try_from(id).ok());
-        let (uid, gid) = (id()?, id()?);
-        let only_of = uid.map(|uid| Owner { uid, gid });
         let steps = message.list(|message| Some(Step { call: get_call(message)?, undo: message.list(get_call)? }))?;
         let data = message.list(|message| message.bytes().map(<[u8]>::to_vec))?;
         let expect = message.list(|message| Some((*Namespace::ALL.get(message.len()?)?, message.word()?)))?;
@@ -147,7 +142,7 @@ impl Request {
             0 => Some(Descriptor::File(Arc::new(fds.next()?))),
             pid => Some(Descriptor::Pidfd(pid)),
         })?;
-        let plan = Plan { steps, fds, data, expect, skip_io_workers, only_of, writer };
+        let plan = Plan { steps, fds, data, expect, skip_io_workers, writer };
         (plan.fds.len() <= MAX_FDS).then_some(Self { target, plan, deadline })
     }
 }
@@ -250,7 +245,6 @@ fn put_error(out: &mut Out, error: &InjectError) {
         InjectError::Died { modified } => out.word(16).word((*modified).into()),
         InjectError::Invalid(flaw) => out.word(17).word(*flaw as u64),
         InjectError::System(errno) => out.word(18).errno(*errno),
-        InjectError::NotHis { tid } => out.word(19).tid(*tid),
     };
 }
 
@@ -283,7 +277,6 @@ fn get_error(message: &mut In<'_>) -> Option<InjectError> {
         16 => InjectError::Died { modified: message.word()? == 1 },
         17 => InjectError::Invalid(*[Flaw::Dangling, Flaw::TooLarge].get(message.len()?)?),
         18 => InjectError::System(message.errno()?),
-        19 => InjectError::NotHis { tid: message.tid()? },
         _ => return None,
     })
 }
@@ -299,7 +292,6 @@ mod tests {
             InjectError::Gone { tid },
             InjectError::Itself { tid },
             InjectError::NotPermitted { tid },
-            InjectError::NotHis { tid },
             InjectError::Traced { tid, tracer: 7 },
             InjectError::KernelThread { tid },
             InjectError::Seccomp { tid },
@@ -334,7 +326,6 @@ mod tests {
     #[test]
     fn requests_arrive() {
         let mut plan = Plan { skip_io_workers: true, writer: Some(5), expect: vec![(Namespace::User, 77)], ..Plan::default() };
-        plan.only_of = Some(Owner { uid: 1000, gid: None });
         let (fd, data) = (plan.fd(Descriptor::Pidfd(8)), plan.data(*b"path"));
         plan.step(Invocation::new(Syscall::Setns, [fd, 1.into()]), vec![Invocation::new(Syscall::Chroot, [data])]);
         for target in [Target::Process(1), Target::Thread(2)] {

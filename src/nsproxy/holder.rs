@@ -18,44 +18,18 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::sockopt::PassCred;
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, send, sendmsg, setsockopt, socketpair};
 use nix::sys::stat::Mode;
-use nix::unistd::{Gid, Uid, User, dup2_stderr, dup2_stdin, dup2_stdout, getgrouplist, setgroups, setresgid, setresuid, setsid, write};
+use nix::unistd::{Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, setsid, write};
 use std::fs;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The first argument that makes the program a holder: `main` then calls [`main`] and nothing else.
 pub const HOLDER_ARG: &str = "--holder";
 
-/// How long its birth may take: whoever it belongs to may stop it.
+/// How long its birth may take.
 const PATIENCE: Duration = Duration::from_secs(3);
-
-/// Longer than any message: some ids and all groups that a user can have (NGROUPS_MAX).
-const MAX_MESSAGE: usize = 4 * 65_540;
-
-/// Whom a process belongs to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The user.
-    pub uid: u32,
-    /// His group.
-    pub gid: u32,
-    /// His other groups.
-    pub groups: Arc<[u32]>,
-}
-
-impl Identity {
-    /// Those that a user logs in with; `None` if the machine does not know him.
-    #[must_use]
-    pub fn of_user(uid: u32) -> Option<Self> {
-        let user = User::from_uid(uid.into()).ok()??;
-        let name = std::ffi::CString::new(user.name).ok()?;
-        let groups = getgrouplist(&name, user.gid).ok()?;
-        Some(Self { uid, gid: user.gid.as_raw(), groups: groups.into_iter().map(Gid::as_raw).collect() })
-    }
-}
 
 /// What a holder is to be in.
 #[derive(Debug, Default)]
@@ -64,9 +38,6 @@ pub struct Wanted {
     pub enter: Vec<Ns>,
     /// Kinds to make anew.
     pub new: Vec<Namespace>,
-    /// Whom the holder belongs to, if not to the server's user: whoever owns the user namespace that it is in. He has power over the processes
-    /// in it, so it must not be able to do anything that he cannot do.
-    pub owner: Option<Identity>,
 }
 
 /// What failed: the step, and its errno.
@@ -88,8 +59,6 @@ pub enum Step {
     Start,
     #[error("entering a namespace (setns)")]
     Enter,
-    #[error("becoming the owner of a user namespace (setresuid)")]
-    Owner,
     #[error("making a user namespace (unshare; see user.max_user_namespaces)")]
     User,
     #[error("writing the maps of a user namespace")]
@@ -103,7 +72,7 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 8] = [Self::Start, Self::Enter, Self::Owner, Self::User, Self::Maps, Self::Unshare, Self::Fork, Self::Exec];
+    const ALL: [Self; 7] = [Self::Start, Self::Enter, Self::User, Self::Maps, Self::Unshare, Self::Fork, Self::Exec];
 }
 
 /// A process that is in a group's namespaces, and does nothing. It ends when this is dropped.
@@ -179,16 +148,13 @@ impl Holder {
 }
 
 impl Wanted {
-    /// One message: the new kinds, the owner, and the descriptors of what is to be entered behind the standard input.
+    /// One message: the new kinds, and the descriptors of what is to be entered behind the standard input.
     fn send(&self, socket: &OwnedFd, stdin: &OwnedFd) -> Result<(), Errno> {
         let new = self.new.iter().map(|kind| flag(*kind)).collect::<CloneFlags>();
-        let (uid, gid) = self.owner.as_ref().map_or((u32::MAX, u32::MAX), |owner| (owner.uid, owner.gid));
-        let groups = self.owner.iter().flat_map(|owner| owner.groups.iter().copied());
-        let numbers: Vec<_> = [new.bits().cast_unsigned(), uid, gid].into_iter().chain(groups).map(u32::to_ne_bytes).collect();
         let fds: Vec<RawFd> = std::iter::once(stdin.as_raw_fd()).chain(self.enter.iter().map(|ns| ns.file().as_raw_fd())).collect();
         sendmsg::<()>(
             socket.as_raw_fd(),
-            &[IoSlice::new(numbers.as_flattened())],
+            &[IoSlice::new(&new.bits().to_ne_bytes())],
             &[ControlMessage::ScmRights(&fds)],
             MsgFlags::MSG_NOSIGNAL,
             None,
@@ -214,7 +180,7 @@ fn attend(socket: &OwnedFd, helper: Tid, wanted: &Wanted) -> Result<(Tid, OwnedF
         let sender = received.as_ref().map_or(0, |(_, _, sender)| *sender);
         match received.map(|(len, ..)| &buffer[..len]) {
             Some([MAPS]) if std::mem::take(&mut maps) => {
-                write_maps(helper, wanted.owner.as_ref()).map_err(failed(Step::Maps))?;
+                write_maps(helper).map_err(failed(Step::Maps))?;
                 send(socket.as_raw_fd(), &[MAPS], MsgFlags::MSG_NOSIGNAL).map_err(&start)?;
             }
             Some([CHILD]) => {
@@ -233,15 +199,14 @@ fn attend(socket: &OwnedFd, helper: Tid, wanted: &Wanted) -> Result<(Tid, OwnedF
     }
 }
 
-/// Identity are themselves: all of them where we may and it is ours, else its owner's two. He can become anybody who has an id there.
-fn write_maps(helper: Tid, owner: Option<&Identity>) -> Result<(), Errno> {
+/// Ids are themselves: all of them where we may, else our own two.
+fn write_maps(helper: Tid) -> Result<(), Errno> {
     let put = |file: &str, text: &str| fs::write(format!("/proc/{helper}/{file}"), text).map_err(raw);
     let all = "0 0 4294967295\n";
-    if owner.is_none() && put("uid_map", all).is_ok() {
-        return put("gid_map", all);
+    match put("uid_map", all) {
+        Ok(()) => put("gid_map", all),
+        Err(_) => map_two((Uid::effective().as_raw(), Gid::effective().as_raw()), put),
     }
-    let own = || (Uid::effective().as_raw(), Gid::effective().as_raw());
-    map_two(owner.map_or_else(own, |owner| (owner.uid, owner.gid)), put)
 }
 
 fn map_two((uid, gid): (u32, u32), put: impl Fn(&str, &str) -> Result<(), Errno>) -> Result<(), Errno> {
@@ -279,30 +244,20 @@ fn ask(socket: BorrowedFd<'_>, message: u8) -> Result<(), Errno> {
 
 fn prepare(socket: BorrowedFd<'_>) -> Result<(), HolderError> {
     let start = failed(Step::Start);
-    let mut numbers = vec![0; MAX_MESSAGE];
-    let (len, fds) = ptrace::receive(socket, &mut numbers).map_err(|error| start(raw(error)))?.ok_or(start(Errno::EPIPE))?;
+    let mut numbers = [0; 4];
+    let (_, fds) = ptrace::receive(socket, &mut numbers).map_err(|error| start(raw(error)))?.ok_or(start(Errno::EPIPE))?;
     let mut fds = fds.into_iter();
     let stdin = fds.next().ok_or(start(Errno::EPROTO))?;
     // /proc may be another one, or none, in what is entered.
     let mut alone = process::Alone::new().map_err(|error| start(raw(error)))?;
-    let words: Vec<u32> = numbers[..len].as_chunks().0.iter().copied().map(u32::from_ne_bytes).collect();
-    let [new, uid, gid, groups @ ..] = &words[..] else { return Err(start(Errno::EPROTO)) };
-    let new = CloneFlags::from_bits_retain(new.cast_signed());
+    let new = CloneFlags::from_bits_retain(i32::from_ne_bytes(numbers));
     let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(&start)?;
     let program = program(new.contains(CloneFlags::CLONE_NEWPID)).map_err(&start)?;
     let proc = open("/proc/self", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(&start)?;
-    let owner = (*uid != u32::MAX).then(|| Identity { uid: *uid, gid: *gid, groups: groups.into() });
     // A user namespace comes last: in it, we have no rights over what belongs to others.
     let (user, mut others): (Vec<OwnedFd>, Vec<OwnedFd>) = fds.partition(|ns| nsfs::kind(ns) == Ok(libc::CLONE_NEWUSER));
     let in_user = !user.is_empty();
     let in_pid = others.iter().any(|ns| nsfs::kind(ns) == Ok(libc::CLONE_NEWPID));
-    if let Some(owner) = owner {
-        enter(std::mem::take(&mut others)).map_err(failed(Step::Enter))?;
-        // Nothing of the server's is within his reach from here on: not its terminal, nor, since only a program that is executed makes this process
-        // one that he may trace, its socket.
-        setsid().and_then(|_| dup2_stdout(&null)).and_then(|()| dup2_stderr(&null)).map_err(&start)?;
-        become_owner(&owner).map_err(failed(Step::Owner))?;
-    }
     others.extend(user);
     enter(others).map_err(failed(Step::Enter))?;
     if new.contains(CloneFlags::CLONE_NEWUSER) {
@@ -350,14 +305,6 @@ fn enter(mut left: Vec<OwnedFd>) -> Result<(), Errno> {
         }
     }
     Ok(())
-}
-
-/// Gives up what the server may.
-fn become_owner(owner: &Identity) -> Result<(), Errno> {
-    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
-    setgroups(&owner.groups.iter().copied().map(Gid::from_raw).collect::<Vec<_>>())?;
-    setresgid(gid, gid, gid)?;
-    setresuid(uid, uid, uid)
 }
 
 /// In the child. Without capabilities, whoever has as few may enter its namespaces too; and orphans that it gets are reaped by themselves.

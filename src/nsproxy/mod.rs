@@ -2,7 +2,7 @@
 
 pub mod holder;
 
-pub use holder::{Holder, HolderError, Identity, Wanted, flag};
+pub use holder::{Holder, HolderError, Wanted, flag};
 
 use crate::inject::{InjectError, Injector, Namespace, Plan, Report, Target};
 use crate::sys::{Errno, Tid, process};
@@ -10,6 +10,7 @@ use nix::sys::stat::fstat;
 use parking_lot::Mutex;
 use std::hash::{Hash, Hasher};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,7 +74,7 @@ impl Ns {
     /// As [`Ns::of`].
     pub fn active(pid: Tid, kind: Namespace) -> Result<Self, Errno> {
         let name = if kind == Namespace::PidForChildren { "pid" } else { kind.file() };
-        Self::open(Path::new(&format!("/proc/{pid}/ns/{name}")), kind)
+        Self::open(Path::new(&format!("/proc/{pid}/ns/{name}")), kind).map_err(|errno| gone(errno, pid, kind))
     }
 
     /// The one that a path leads to.
@@ -118,12 +119,22 @@ impl Ns {
         self.file.clone()
     }
 
-    /// The owner of the user namespace that it belongs to, or is.
-    ///
-    /// # Errors
-    /// EPERM if that is outside ours.
-    pub fn owner(&self) -> Result<u32, Errno> {
-        crate::sys::nsfs::owner(&self.file, self.kind == Namespace::User)
+    /// Whether a task's capabilities count here: it is in the user namespace that owns this one, or where the server is.
+    #[must_use]
+    pub fn is_within(&self, tid: Tid) -> bool {
+        let theirs = ino_of(tid, Namespace::User).ok();
+        let above = crate::sys::nsfs::above(&self.file).and_then(|ns| fstat(&ns)).map(|ns| ns.st_ino).ok();
+        let ours = std::fs::metadata("/proc/self/ns/user").map(|ns| ns.ino()).ok();
+        theirs.is_some() && (theirs == above || theirs == ours)
+    }
+
+    /// Of a user namespace: whether it belongs to the server's user and has been made where the server is, so that nobody else has power
+    /// over the processes in it.
+    #[must_use]
+    pub fn is_safe(&self, server: u32) -> bool {
+        let ours = std::fs::metadata("/proc/self/ns/user").map(|ns| ns.ino()).ok();
+        let above = crate::sys::nsfs::above(&self.file).and_then(|ns| fstat(&ns)).map(|ns| ns.st_ino).ok();
+        ours.is_some_and(|ours| ours == self.ino || above == Some(ours)) && crate::sys::nsfs::owner(&self.file) == Ok(server)
     }
 }
 

@@ -144,10 +144,17 @@ fn stat(tid: Tid, buf: &mut [u8; 1024]) -> Result<&str, Errno> {
 }
 
 /// The text of /proc/TID/status without its first line, which holds the task's name.
-fn status(tid: Tid, buf: &mut [u8; 8192]) -> Result<&str, Errno> {
-    let file = File::open(format!("/proc/{tid}/status")).map_err(errno)?;
-    let len = file.read_at(buf, 0).map_err(errno)?;
-    let text = &buf[..len];
+fn status(tid: Tid, buf: &mut Vec<u8>) -> Result<&str, Errno> {
+    // One call, where it suffices: who is in more than a thousand groups has a longer one.
+    let path = format!("/proc/{tid}/status");
+    buf.resize(8192, 0);
+    let len = File::open(&path).and_then(|file| file.read_at(buf, 0)).map_err(errno)?;
+    if len < buf.len() {
+        buf.truncate(len);
+    } else {
+        *buf = std::fs::read(&path).map_err(errno)?;
+    }
+    let text = &buf[..];
     let start = text.iter().position(|&c| c == b'\n').unwrap_or(0);
     std::str::from_utf8(&text[start..]).map_err(|_| Errno::ESRCH)
 }
@@ -181,7 +188,7 @@ mod ioctls {
 fn scan_tid_in(ns: &PidNs, tid: Tid) -> Result<Tid, Errno> {
     let ino = |fd: &File| fd.metadata().map(|m| m.ino()).map_err(errno);
     let wanted = ino(&File::from(ns.0.try_clone().map_err(errno)?))?;
-    let mut buf = [0; 8192];
+    let mut buf = Vec::new();
     let pids: Vec<Tid> = numbers(field(status(tid, &mut buf)?, "NSpid:")).collect();
     let mut current = File::open(format!("/proc/{tid}/ns/pid")).map_err(errno)?;
     for pid in pids.iter().skip(1).rev() {
@@ -237,14 +244,14 @@ impl Machine for Linux {
         let tgid = if self.is_thread_of(tid, tid) {
             tid
         } else {
-            let mut buf = [0; 8192];
+            let mut buf = Vec::new();
             field(status(tid, &mut buf)?, "Tgid:").parse().map_err(|_| Errno::ESRCH)?
         };
         Ok(TaskInfo { tgid, ppid, zombie, flags, start_time })
     }
 
     fn creds(&self, tid: Tid) -> Result<Creds, Errno> {
-        let mut buf = [0; 8192];
+        let mut buf = Vec::new();
         creds(status(tid, &mut buf)?).ok_or(Errno::ESRCH)
     }
 
@@ -319,7 +326,7 @@ impl Machine for Linux {
     }
 
     fn caller(&self, tid: Tid) -> Result<Caller, Errno> {
-        let mut buf = [0; 8192];
+        let mut buf = Vec::new();
         let status = status(tid, &mut buf)?;
         let mut creds = creds(status).ok_or(Errno::ESRCH)?;
         // Whoever makes a user namespace has all capabilities there, and none here.
@@ -332,7 +339,7 @@ impl Machine for Linux {
         } else {
             None
         };
-        Ok(Caller { creds, pid_ns, groups: numbers(field(status, "Groups:")).collect() })
+        Ok(Caller { creds, pid_ns })
     }
 
     fn tid_from(&self, ns: &PidNs, nr: Tid) -> Result<Tid, Errno> {

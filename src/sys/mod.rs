@@ -28,6 +28,8 @@ pub type Tid = i32;
 
 /// CAP_SYS_ADMIN as a bit of a capability set.
 pub const CAP_SYS_ADMIN: u64 = 1 << 21;
+/// CAP_SYS_CHROOT.
+pub const CAP_SYS_CHROOT: u64 = 1 << 18;
 
 /// CAP_SYS_NICE as a bit of a capability set.
 pub const CAP_SYS_NICE: u64 = 1 << 23;
@@ -91,8 +93,6 @@ pub struct Caller {
     pub creds: Creds,
     /// Its pid namespace unless that is the server's.
     pub pid_ns: Option<PidNs>,
-    /// Its supplementary groups.
-    pub groups: std::sync::Arc<[u32]>,
 }
 
 /// The machine as the model sees it. Errors are those of the system call that does the work: ESRCH for a task that is gone.

@@ -19,22 +19,23 @@ pub fn kind(ns: impl AsFd) -> Result<i32, Errno> {
     unsafe { ioctls::get_nstype(ns.as_fd().as_raw_fd()) }.map_err(|errno| if errno == Errno::ENOTTY { Errno::EINVAL } else { errno })
 }
 
-/// Whom the user namespace belongs to that this namespace belongs to, or is.
+/// Whom a user namespace belongs to.
+///
+/// # Errors
+/// EINVAL for what is none.
+pub fn owner(user: impl AsFd) -> Result<u32, Errno> {
+    let mut uid = 0;
+    // SAFETY: the descriptor is open for the whole call, which writes one uid.
+    unsafe { ioctls::get_owner_uid(user.as_fd().as_raw_fd(), &mut uid) }.map(|_| uid)
+}
+
+/// The user namespace that a namespace belongs to; of a user namespace the one above it.
 ///
 /// # Errors
 /// EPERM if that is outside ours.
-pub fn owner(ns: impl AsFd, is_user: bool) -> Result<u32, Errno> {
-    let owner_of = |fd: i32| {
-        let mut uid = 0;
-        // SAFETY: the descriptor is open for the whole call, which writes one uid.
-        unsafe { ioctls::get_owner_uid(fd, &mut uid) }.map(|_| uid)
-    };
-    if is_user {
-        return owner_of(ns.as_fd().as_raw_fd());
-    }
+pub fn above(ns: impl AsFd) -> Result<OwnedFd, Errno> {
     // SAFETY: the descriptor is open for the whole call; the request takes no argument and gives a new descriptor.
     let fd = unsafe { ioctls::get_userns(ns.as_fd().as_raw_fd()) }?;
     // SAFETY: the descriptor is new and nobody else has it.
-    let user = unsafe { OwnedFd::from_raw_fd(fd) };
-    owner_of(user.as_raw_fd())
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -22,7 +22,7 @@ const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: u32 = 0x4211;
 /// The stops of system calls are told from SIGTRAPs.
 pub const TRACESYSGOOD: usize = 1;
 /// The thread's seccomp filters rest while it is traced. Needs CAP_SYS_ADMIN and a tracer without filters.
-pub const SUSPEND_SECCOMP: usize = 1 << 21;
+const SUSPEND_SECCOMP: usize = 1 << 21;
 
 /// A process's general registers in the machine's own layout.
 #[cfg(target_arch = "x86_64")]
@@ -44,6 +44,14 @@ fn request(request: u32, tid: Tid, addr: usize, data: usize) -> Result<i64, Errn
 /// EPERM if it is traced already, is a kernel thread, dead, or not to be traced by the caller; ESRCH.
 pub fn seize(tid: Tid, options: usize) -> Result<(), Errno> {
     request(PTRACE_SEIZE, tid, 0, options).map(drop)
+}
+
+/// PTRACE_O_SUSPEND_SECCOMP, beside [`TRACESYSGOOD`]: the filters of a stopped thread rest until it is let go.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN, or with filters of our own; EINVAL if the kernel has no such option.
+pub fn suspend_seccomp(tid: Tid) -> Result<(), Errno> {
+    request(libc::PTRACE_SETOPTIONS, tid, 0, TRACESYSGOOD | SUSPEND_SECCOMP).map(drop)
 }
 
 /// PTRACE_INTERRUPT: asks a traced thread to stop.

@@ -11,7 +11,7 @@ pub use xattr::XattrMode;
 use crate::cgroup::{CgroupId, FILES, Hierarchy, Locked, ROOT, Writer, parse};
 use crate::controllers::{CftFlags, Cftype, Ids, Show, Store};
 use crate::error::{Error, Result};
-use crate::sys::{Caller, Tid};
+use crate::sys::Tid;
 use attr::{Node, Slot};
 use callers::Callers;
 use parking_lot::{Mutex, RwLock};
@@ -91,7 +91,7 @@ pub struct Dirent {
 
 /// What a descriptor of a client stands for.
 enum Handle {
-    File { ino: Ino, client: Client, opener: Option<Caller>, read: AtomicBool, text: Mutex<Snapshot> },
+    File { ino: Ino, opener_uid: u32, opener_caps: u64, read: AtomicBool, text: Mutex<Snapshot> },
     Dir { ino: Ino, entries: Mutex<Arc<Vec<Dirent>>> },
 }
 
@@ -267,14 +267,10 @@ impl Vfs {
     pub fn open(&self, ino: Ino, client: Client) -> Result<u64> {
         let (id, slot) = locate(ino);
         self.hierarchy.tree().get(id)?;
-        let decides = |file: &File| match file.cft.store {
-            // What a task is made to do is more than having it elsewhere.
-            Store::Attach(_) => self.hierarchy.is_slow_for_one(ROOT),
-            _ => file.cft.flags.contains(CftFlags::OPENER_CAPABLE),
-        };
-        let decides = self.file(slot).is_some_and(decides);
-        let opener = if decides { self.hierarchy.machine().caller(client.tid).ok() } else { None };
-        Ok(self.add_handle(Handle::File { ino, client, opener, read: AtomicBool::new(false), text: Mutex::default() }))
+        let decide = self.file(slot).is_some_and(|file| file.cft.flags.contains(CftFlags::OPENER_CAPABLE));
+        let caller = if decide { self.hierarchy.machine().caller(client.tid).ok() } else { None };
+        let opener_caps = caller.map_or(0, |caller| caller.creds.cap_effective);
+        Ok(self.add_handle(Handle::File { ino, opener_uid: client.uid, opener_caps, read: AtomicBool::new(false), text: Mutex::default() }))
     }
 
     /// Opens a group for listing it.
@@ -413,7 +409,7 @@ impl Vfs {
     /// whatever the file's handler says.
     pub fn write(&self, locked: &mut Locked<'_>, fh: u64, data: &[u8], client: Client, answer: &dyn Fn()) -> Result<()> {
         let handle = self.handle(fh)?;
-        let Handle::File { ino, client: opened_by, opener, .. } = &*handle else { return Err(Error::Invalid) };
+        let Handle::File { ino, opener_uid, opener_caps, .. } = &*handle else { return Err(Error::Invalid) };
         let (id, slot) = locate(*ino);
         let file = self.file(slot).ok_or(Error::Invalid)?;
         if data.len() > (file.cft.max_write)(self.hierarchy.machine()) {
@@ -426,9 +422,8 @@ impl Vfs {
         let text = data.split(|&c| c == 0).next().unwrap_or_default();
         let caller = || self.callers.get(self.hierarchy.machine(), client);
         let writer = Writer {
-            opener_uid: opened_by.uid,
-            opener_gid: opened_by.gid,
-            opener: opener.as_ref(),
+            opener_uid: *opener_uid,
+            opener_caps: *opener_caps,
             tid: client.tid,
             caller: &caller,
             answer,

@@ -612,7 +612,7 @@ impl Machine for FakeMachine {
     }
 
     fn caller(&self, tid: Tid) -> Result<Caller, Errno> {
-        Ok(Caller { creds: self.creds(tid)?, pid_ns: self.thread_state(tid, |thread| thread.pid_ns.clone())?, groups: [].into() })
+        Ok(Caller { creds: self.creds(tid)?, pid_ns: self.thread_state(tid, |thread| thread.pid_ns.clone())? })
     }
 
     fn tid_from(&self, ns: &PidNs, nr: Tid) -> Result<Tid, Errno> {

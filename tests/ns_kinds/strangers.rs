@@ -1,49 +1,44 @@
-//! Ordinary users on a server of root's: what they make is theirs and no more, and they move nobody who has more rights than they.
+//! Ordinary users on a server of root's: namespaces are for whoever may do all that the server may. They have servers of their own (users.rs).
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use libc::{EINVAL, EPERM};
+use libc::EPERM;
 
-use crate::common::namespaces::{USER, good, mine, mount, ns_of, set, value};
+use crate::common::namespaces::{KINDS, USER, enter, good, group, mine, mount, ns_of, set, value};
 use crate::common::{Mount, TempDir, as_user, compiled, ids, skipped, text};
 use crate::target::Target;
 
-/// A group that is the user's.
+/// A group that is the user's, with files that everybody may open.
 fn his(mount: &Mount, name: &str) -> PathBuf {
-    let dir = mount.dir().join(name);
-    std::fs::create_dir(&dir).expect("mkdir");
+    let dir = group(mount, name);
     for path in std::fs::read_dir(&dir).expect("a group").map(|entry| entry.expect("a file").path()).chain([dir.clone()]) {
-        chown(path, Some(USER), Some(USER)).expect("chown");
+        chown(&path, Some(USER), Some(USER)).expect("chown");
+        if path.is_file() {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("chmod");
+        }
     }
     dir
 }
 
-/// A group that he is in besides his own.
-const OTHER: u32 = 2000;
+/// Writes to a file with these ids and capabilities.
+fn by(ids: &[&str], path: &Path, text: &str) -> Result<usize, i32> {
+    let mut dd = Command::new("setpriv");
+    dd.args(ids).arg("dd").arg(format!("of={}", path.display())).args(["conv=notrunc", "status=none"]);
+    let mut dd = dd.stdin(Stdio::piped()).stderr(Stdio::piped()).env("LC_ALL", "C").spawn().expect("setpriv and dd");
+    std::io::Write::write_all(dd.stdin.as_mut().expect("its input"), text.as_bytes()).expect("dd reads");
+    let output = dd.wait_with_output().expect("dd");
+    match String::from_utf8_lossy(&output.stderr).into_owned() {
+        _ if output.status.success() => Ok(text.len()),
+        said if said.contains("not permitted") => Err(EPERM),
+        said => panic!("{said}"),
+    }
+}
 
 /// He writes to a file himself.
 fn by_him(path: &Path, text: &str) -> Result<usize, i32> {
-    let mut sh = Command::new("setpriv");
-    let ids = [format!("--reuid={USER}"), format!("--regid={USER}"), format!("--groups={OTHER}")];
-    sh.args(ids).arg("sh");
-    // What went wrong is for write(2) to say, not for sh.
-    sh.args(["-c", "exec dd of=\"$1\" conv=notrunc status=none", "sh"])
-        .arg(path)
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .env("LC_ALL", "C");
-    let mut sh = sh.spawn().expect("sh");
-    std::io::Write::write_all(sh.stdin.as_mut().expect("its input"), text.as_bytes()).expect("dd reads");
-    let output = sh.wait_with_output().expect("sh");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    match (output.status.success(), &said) {
-        (true, _) => Ok(text.len()),
-        (_, said) if said.contains("not permitted") => Err(EPERM),
-        (_, said) if said.contains("Invalid argument") => Err(EINVAL),
-        _ => panic!("{said}"),
-    }
+    by(&[&format!("--reuid={USER}"), &format!("--regid={USER}"), "--clear-groups"], path, text)
 }
 
 /// A line of /proc/PID/status.
@@ -53,110 +48,49 @@ fn status(pid: i32, field: &str) -> Vec<String> {
     line.expect(field).split_whitespace().map(str::to_owned).collect()
 }
 
-fn holder(group: &Path) -> i32 {
-    value(group, "ns.effective").split(['/', ' ']).find_map(|word| word.parse().ok()).expect("a holder")
-}
-
-/// Nobody can become root by way of a user namespace or of the process that holds it.
+/// What is written to files of namespaces is done by the server's rights.
 #[test]
-fn his_user_namespace_has_no_ids_but_his() {
+fn namespaces_are_for_whoever_may_do_all() {
     let Some(mount) = mount() else { return };
-    let web = his(&mount, "web");
-    let deep = his(&mount, "web/deep");
-    let user = USER.to_string();
-    for (dir, kind) in [(&web, "user"), (&web, "net"), (&web, "mnt"), (&web, "pid"), (&deep, "uts")] {
-        assert_eq!(by_him(&dir.join(format!("ns.{kind}")), "new"), Ok(3), "{kind}: {}", value(dir, "ns.last_error"));
-        let holder = holder(dir);
-        for map in ["uid_map", "gid_map"] {
-            let map = text(format!("/proc/{holder}/{map}"));
-            assert_eq!(map.split_whitespace().collect::<Vec<_>>(), [&user, &user, "1"], "{kind}");
+    let (web, target) = (his(&mount, "web"), Target::user(USER, &["idle", "1"]));
+    let pid = target.pid().to_string();
+    for (kind, _) in KINDS {
+        for text in ["new", &pid, &format!("/proc/{pid}/ns/{kind}"), "inherit"] {
+            assert_eq!(by_him(&web.join(format!("ns.{kind}")), text), Err(EPERM), "{kind} {text}");
         }
-        assert_eq!(text(format!("/proc/{holder}/setgroups")), "deny");
-        assert_eq!(status(holder, "Uid"), [user.as_str(); 4], "{kind}");
-        assert_eq!(status(holder, "Gid"), [user.as_str(); 4], "{kind}");
-        // A group may be there to keep him out.
-        assert_eq!(status(holder, "Groups"), [OTHER.to_string()], "{kind}");
-        for caps in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-            assert_eq!(status(holder, caps), ["0000000000000000"], "{kind} {caps}");
-        }
+        assert_eq!(value(&web, &format!("ns.{kind}")), "inherit");
     }
-    // He is in it, and still himself.
-    let target = Target::user(USER, &["idle", "1"]);
-    assert_eq!(
-        by_him(&deep.join("cgroup.procs"), &target.pid().to_string()),
-        Ok(target.pid().to_string().len()),
-        "{}",
-        value(&deep, "ns.last_error")
-    );
-    assert_eq!(ns_of(target.pid(), "user"), value(&web, "ns.user"));
-    assert_eq!(ns_of(target.pid(), "net"), value(&web, "ns.net"));
-    assert_eq!(status(target.pid(), "Uid"), [user.as_str(); 4]);
-    // He is still allowed to move it.
-    assert_eq!(by_him(&deep.join("ns.ipc"), "new"), Ok(3), "{}", value(&deep, "ns.last_error"));
-    assert_eq!(ns_of(target.pid(), "ipc"), value(&deep, "ns.ipc"));
-    // Another user namespace below his is his to make, inside.
-    assert_eq!(by_him(&deep.join("ns.user"), "new"), Err(EPERM));
-    assert!(value(&deep, "ns.last_error").contains("unshare --user"), "{}", value(&deep, "ns.last_error"));
-}
-
-/// Also in one that he has made himself, whoever has it adopted.
-#[test]
-fn holders_in_his_user_namespace_are_his() {
-    let Some(mount) = mount() else { return };
-    let web = his(&mount, "web");
-    let program = crate::target::program().to_str().expect("text");
-    let made = Target::with(Path::new("/usr/bin/unshare"), &["--user", "--net", program, "idle", "1"], |command| as_user(command, USER));
-    let pid = made.pid().to_string();
-    for (kind, text) in [("user", pid.as_str()), ("net", pid.as_str()), ("uts", "new")] {
-        assert_eq!(by_him(&web.join(format!("ns.{kind}")), text), Ok(text.len()), "{kind}: {}", value(&web, "ns.last_error"));
-        assert_eq!(status(holder(&web), "Uid"), [USER.to_string().as_str(); 4], "{kind}");
-        assert_eq!(status(holder(&web), "CapPrm"), ["0000000000000000"], "{kind}");
+    for text in ["/", "inherit"] {
+        assert_eq!(by_him(&web.join("ns.root"), text), Err(EPERM), "{text}");
     }
-    // Root cannot know what groups he is in, if the machine does not know him.
-    let other = crate::common::namespaces::group(&mount, "other");
-    match set(&other, "user", &pid) {
-        Ok(_) => assert_eq!(status(holder(&other), "Uid"), [USER.to_string().as_str(); 4]),
-        Err(errno) => assert!(errno == EPERM && value(&other, "ns.last_error").contains("not known here")),
+    // Root without capabilities is nobody special.
+    for kind in ["user", "net"] {
+        assert_eq!(by(&["--bounding-set=-all", "--inh-caps=-all"], &web.join(format!("ns.{kind}")), "new"), Err(EPERM), "{kind}");
     }
+    // Who has opened a file for somebody else is the one who decides.
+    let argv = ["-c", "exec 3>\"$1\"; exec setpriv --reuid=0 --clear-groups sh -c 'echo new >&3'", "sh"];
+    let mut lent = Command::new("sh");
+    lent.args(argv).arg(web.join("ns.uts")).stderr(Stdio::null());
+    as_user(&mut lent, USER);
+    assert!(!lent.status().expect("sh").success());
+    assert_eq!(value(&web, "ns.uts"), "inherit");
 }
 
-/// What he has written stays his when the user namespace goes.
+/// His tasks go between groups as long as they need not be elsewhere for it.
 #[test]
-fn a_root_directory_does_not_outlive_his_user_namespace() {
+fn he_moves_nobody_into_other_namespaces() {
+    const TEST: &str = "he_moves_nobody_into_other_namespaces";
     let Some(mount) = mount() else { return };
-    let web = his(&mount, "web");
-    assert_eq!(by_him(&web.join("ns.user"), "new"), Ok(3));
-    assert_eq!(by_him(&web.join("ns.root"), "/usr"), Ok(4));
-    assert_eq!(by_him(&web.join("ns.user"), "inherit"), Err(EPERM));
-    assert!(value(&web, "ns.last_error").contains("ns.root first"), "{}", value(&web, "ns.last_error"));
-    assert_eq!(by_him(&web.join("ns.root"), "inherit"), Ok(7));
-    assert_eq!(by_him(&web.join("ns.user"), "inherit"), Ok(7));
-}
+    let (plain, web, deep) = (his(&mount, "plain"), his(&mount, "web"), his(&mount, "web/deep"));
+    good(&web, set(&web, "uts", "new"));
+    let own = Target::user(USER, &["idle", "1"]);
+    let pid = own.pid().to_string();
+    assert_eq!(by_him(&web.join("cgroup.procs"), &pid), Err(EPERM));
+    assert!(value(&web, "ns.last_error").contains("mount one of your own"), "{}", value(&web, "ns.last_error"));
+    assert_eq!(by_him(&plain.join("cgroup.procs"), &pid), Ok(pid.len()));
+    assert_eq!((ids(plain.join("tasks")), ids(web.join("tasks")), ns_of(own.pid(), "uts")), (vec![own.pid()], vec![], mine("uts")));
 
-#[test]
-fn a_root_directory_of_his_is_for_a_user_namespace_of_his() {
-    let Some(mount) = mount() else { return };
-    let web = his(&mount, "web");
-    assert_eq!(by_him(&web.join("ns.root"), "/usr"), Err(EPERM));
-    assert_eq!(value(&web, "ns.root"), "inherit");
-    assert_eq!(by_him(&web.join("ns.user"), "new"), Ok(3));
-    assert_eq!(by_him(&web.join("ns.root"), "/usr"), Ok(4), "{}", value(&web, "ns.last_error"));
-    let target = Target::user(USER, &["idle", "1"]);
-    assert_eq!(
-        by_him(&web.join("cgroup.procs"), &target.pid().to_string()),
-        Ok(target.pid().to_string().len()),
-        "{}",
-        value(&web, "ns.last_error")
-    );
-    let root = std::fs::read_link(format!("/proc/{}/root", target.pid())).expect("it lives");
-    assert_eq!(root, Path::new("/usr"));
-}
-
-/// A set-user-ID program runs for him with root's rights: he may move it between groups, as in the kernel, but not make it call anything.
-#[test]
-fn programs_with_more_rights_stay_where_they_are() {
-    const TEST: &str = "programs_with_more_rights_stay_where_they_are";
-    let Some(mount) = mount() else { return };
+    // A set-user-ID program of his runs with root's rights, and stays where it is.
     let dir = TempDir::new();
     let program = dir.path().join("program");
     std::fs::copy(compiled("tests/common/target.c"), &program).expect("copy");
@@ -169,32 +103,45 @@ fn programs_with_more_rights_stay_where_they_are() {
     if status(more.pid(), "Uid")[1] != "0" {
         return skipped(TEST, "set-user-ID programs have no effect here");
     }
-    let (web, plain) = (his(&mount, "web"), his(&mount, "plain"));
     let pid = more.pid().to_string();
-    assert_eq!(by_him(&web.join("ns.user"), "new"), Ok(3));
-    assert_eq!(by_him(&web.join("ns.uts"), "new"), Ok(3));
+    assert_eq!(by_him(&plain.join("cgroup.procs"), &pid), Ok(pid.len()), "as in the kernel");
     assert_eq!(by_him(&web.join("cgroup.procs"), &pid), Err(EPERM));
-    assert!(value(&web, "ns.last_error").contains("not a process that you may trace"), "{}", value(&web, "ns.last_error"));
-    assert_eq!(ids(web.join("tasks")), []);
-    // Nor by changing a group that it is in.
-    assert_eq!(by_him(&plain.join("cgroup.procs"), &pid), Ok(pid.len()));
-    for (file, text) in [("ns.user", "new"), ("ns.root", "/usr")] {
-        assert_eq!(by_him(&plain.join(file), text), Err(EPERM), "{file}");
-        assert_eq!(value(&plain, file), "inherit");
-    }
-    for kind in ["user", "uts", "mnt"] {
-        assert_eq!(ns_of(more.pid(), kind), mine(kind));
-    }
-    // Root may.
-    good(&web, crate::common::namespaces::enter(&web, "cgroup.procs", more.pid()));
+    // Root moves it, and he moves it on where it is in the same namespaces, and not out.
+    good(&web, enter(&web, "cgroup.procs", more.pid()));
     assert_eq!(ns_of(more.pid(), "uts"), value(&web, "ns.uts"));
-    // What is his he moves, while it has no more rights.
-    let own = Target::user(USER, &["idle", "1"]);
-    assert_eq!(
-        by_him(&web.join("cgroup.procs"), &own.pid().to_string()),
-        Ok(own.pid().to_string().len()),
-        "{}",
-        value(&web, "ns.last_error")
-    );
-    good(&web, set(&web, "uts", "new"));
+    assert_eq!(by_him(&deep.join("cgroup.procs"), &pid), Ok(pid.len()));
+    assert_eq!(by_him(&plain.join("cgroup.procs"), &pid), Err(EPERM));
+    assert_eq!((ids(deep.join("tasks")), ns_of(more.pid(), "uts")), (vec![more.pid()], value(&web, "ns.uts")));
+}
+
+/// A holder in somebody else's user namespace would be in his power, with root's ids.
+#[test]
+fn user_namespaces_of_others_are_not_adopted() {
+    let Some(mount) = mount() else { return };
+    let web = group(&mount, "web");
+    let program = crate::target::program().to_str().expect("text");
+    let unshare = |args: &[&str]| Target::with(Path::new("/usr/bin/unshare"), args, |command| as_user(command, USER));
+    let made = unshare(&["--user", "--net", program, "idle", "1"]);
+    for text in [made.pid().to_string(), format!("/proc/{}/ns/user", made.pid())] {
+        assert_eq!(set(&web, "user", &text), Err(EPERM), "{text}");
+        assert!(value(&web, "ns.last_error").contains("a server of his own"), "{}", value(&web, "ns.last_error"));
+    }
+    // A network is no process.
+    good(&web, set(&web, "net", &made.pid().to_string()));
+    let holder: i32 = value(&web, "ns.effective").split(['/', ' ']).find_map(|word| word.parse().ok()).expect("a holder");
+    assert_eq!(ns_of(holder, "user"), mine("user"));
+}
+
+/// Who may not be there is not given the directories to go there by.
+#[test]
+fn who_has_no_rights_is_not_handed_anything() {
+    let Some(mount) = mount() else { return };
+    let (web, jail) = (group(&mount, "web"), group(&mount, "jail"));
+    good(&web, set(&web, "mnt", "new"));
+    good(&jail, set(&jail, "root", "/usr"));
+    let target = Target::user(USER, &["idle", "1"]);
+    for dir in [&web, &jail] {
+        assert_eq!(enter(dir, "cgroup.procs", target.pid()), Err(EPERM));
+        assert!(value(dir, "ns.last_error").contains("needs CAP_SYS_ADMIN and CAP_SYS_CHROOT"), "{}", value(dir, "ns.last_error"));
+    }
 }
