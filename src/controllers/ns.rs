@@ -299,8 +299,9 @@ fn enter(
     // Descriptors of directories are handed over, and a process that shares its table could use them where this one may not go.
     if (moves_root || differ(Namespace::Mnt)) && !differ(Namespace::User) {
         let mnt = differs.iter().find(|ns| ns.kind() == Namespace::Mnt);
+        let within = mnt.map_or(Ok(true), |ns| ns.is_within(first)).map_err(fail(first, "looking at its namespaces"))?;
         let has = machine.creds(first).map_err(fail(first, "looking at its rights"))?.cap_effective;
-        if has & CAPS_MNT != CAPS_MNT || mnt.is_some_and(|ns| !ns.is_within(first)) {
+        if !within || has & CAPS_MNT != CAPS_MNT {
             let why = "another mount namespace or root directory needs CAP_SYS_ADMIN and CAP_SYS_CHROOT in the user namespace that owns it";
             return Err(Failure::new(Errno::EPERM, format!("{first}: {why}")));
         }

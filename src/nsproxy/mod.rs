@@ -120,12 +120,14 @@ impl Ns {
     }
 
     /// Whether a task's capabilities count here: it is in the user namespace that owns this one, or where the server is.
-    #[must_use]
-    pub fn is_within(&self, tid: Tid) -> bool {
-        let theirs = ino_of(tid, Namespace::User).ok();
+    ///
+    /// # Errors
+    /// ESRCH if there is no such task, EACCES if we may not look.
+    pub fn is_within(&self, tid: Tid) -> Result<bool, Errno> {
+        let theirs = ino_of(tid, Namespace::User)?;
         let above = crate::sys::nsfs::above(&self.file).and_then(|ns| fstat(&ns)).map(|ns| ns.st_ino).ok();
         let ours = std::fs::metadata("/proc/self/ns/user").map(|ns| ns.ino()).ok();
-        theirs.is_some() && (theirs == above || theirs == ours)
+        Ok([above, ours].contains(&Some(theirs)))
     }
 
     /// Of a user namespace: whether it belongs to the server's user and has been made where the server is, so that nobody else has power

@@ -9,6 +9,7 @@
 pub mod named;
 pub mod namespaces;
 pub mod place;
+pub mod random;
 pub mod raw;
 
 use std::collections::hash_map::DefaultHasher;

@@ -12,28 +12,12 @@ use nix::unistd::Pid;
 
 use crate::common::namespaces::{enter, set};
 use crate::common::place::Place;
+use crate::common::random::Random;
 use crate::common::{is_root, skipped, state, text, wait_until};
 use crate::target::{Target, report, rounds};
 
 /// What several threads can enter.
 const SHARED: [&str; 4] = ["uts", "ipc", "net", "cgroup"];
-
-/// Numbers below a bound.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % bound
-    }
-}
-
-fn seed() -> u64 {
-    let given = std::env::var("CGFUSE_SEED").ok().and_then(|text| text.parse().ok());
-    given.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().expect("a time").as_nanos() as u64 | 1)
-}
 
 /// Two groups with namespaces of their own.
 fn groups(dir: &Path) -> [PathBuf; 2] {
@@ -126,8 +110,8 @@ fn the_server() {
     if !is_root() {
         return skipped(TEST, "needs root");
     }
-    let (seed, rounds) = (seed(), rounds(120));
-    let (mut random, mut place, mut targets) = (Random(seed), Place::new(), Targets::new());
+    let rounds = rounds(120);
+    let (mut random, mut place, mut targets) = (Random::new(), Place::new(), Targets::new());
     let moves = AtomicUsize::new(0);
     for round in 0..rounds {
         place.serve(&["-o", "ns"]);
@@ -141,15 +125,18 @@ fn the_server() {
             };
             let (groups, stop, moves) = (&groups, &stop, &moves);
             scope.spawn(move || move_all(groups, pids, stop, moves, dead));
-            let enough = before + random.below(20) as usize;
+            let enough = before + random.below(20);
             wait_until("they move", || moves.load(Ordering::SeqCst) >= enough);
-            thread::sleep(Duration::from_micros(random.below(3_000)));
+            thread::sleep(Duration::from_micros(random.below(3_000) as u64));
             place.kill();
         });
         targets.are_well(round);
     }
     let signals = targets.end(TEST);
-    report(TEST, &format!("seed {seed}: {rounds} servers killed, {} moves, {signals} signals in order", moves.into_inner()));
+    report(
+        TEST,
+        &format!("seed {seed}: {rounds} servers killed, {} moves, {signals} signals in order", moves.into_inner(), seed = random.seed),
+    );
 }
 
 /// The pid of a server's injector.
@@ -166,8 +153,8 @@ fn the_injector() {
     if !is_root() {
         return skipped(TEST, "needs root");
     }
-    let (seed, wanted) = (seed(), rounds(600));
-    let (mut random, mut place, mut targets) = (Random(seed), Place::new(), Targets::new());
+    let wanted = rounds(600);
+    let (mut random, mut place, mut targets) = (Random::new(), Place::new(), Targets::new());
     let server = place.serve(&["-o", "ns"]);
     let groups = groups(&place.dir());
     let (stop, moves, failed, busy) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
@@ -188,7 +175,7 @@ fn the_injector() {
         let movers = scope.spawn(move || move_all(groups, pids, stop, moves, judge));
         let mut kills = 0;
         while kills < wanted && !movers.is_finished() {
-            thread::sleep(Duration::from_micros(random.below(40_000)));
+            thread::sleep(Duration::from_micros(random.below(40_000) as u64));
             let Some(injector) = injector(server) else { continue };
             kills += usize::from(kill(Pid::from_raw(injector), Signal::SIGKILL).is_ok());
             wait_until("it is gone", || matches!(state(injector, injector), None | Some('Z' | 'X')));
@@ -204,6 +191,7 @@ fn the_injector() {
     let signals = targets.end(TEST);
     let figures = [moves, failed, busy].map(AtomicUsize::into_inner);
     let [moves, failed, busy] = figures;
+    let seed = random.seed;
     report(
         TEST,
         &format!("seed {seed}: {wanted} injectors killed, {moves} moves, {failed} failed, {busy} without room, {signals} signals in order"),

@@ -7,23 +7,13 @@ use std::path::PathBuf;
 use libc::{EBUSY, EINVAL, ENOENT, EUSERS};
 
 use crate::common::namespaces::{enter, group, link, mine, mount, process, set, value};
+use crate::common::random::Random;
 use crate::common::{Mount, Target, ids};
 use crate::target::{report, rounds};
 
 const KINDS: [&str; 7] = ["mnt", "uts", "ipc", "net", "cgroup", "pid", "time"];
 const ROOTS: [&str; 3] = ["/usr", "/etc", "/nowhere"];
 const GROUPS: usize = 6;
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as usize % bound
-    }
-}
 
 /// A group: its parent, and what it has of its own.
 #[derive(Clone, Debug)]
@@ -255,9 +245,8 @@ fn one(world: &mut World, random: &mut Random) -> bool {
 #[test]
 fn histories() {
     const TEST: &str = "histories";
-    let given = std::env::var("CGFUSE_SEED").ok().and_then(|text| text.parse().ok());
-    let seed: u64 = given.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().expect("a time").as_nanos() as u64 | 1);
-    let mut random = Random(seed);
+    let mut random = Random::new();
+    let seed = random.seed;
     let (mut steps, mut changed) = (0, 0);
     for _ in 0..rounds(18) {
         let Some(mount) = mount() else { return };
