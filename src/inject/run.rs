@@ -519,8 +519,8 @@ fn look(i: usize, tid: Tid, regs: &Regs, area: &Area) -> Result<Option<Thread>, 
         return Err(InjectError::Foreign { tid, what: Unknown::CodeSegment });
     }
     let Some(mask) = unless_gone(ptrace::signal_mask(tid))? else { return Ok(None) };
-    // Unknown is not "none". Only now that it stands still: its filters rest from this call on.
-    if proc::status(tid, "Seccomp").is_none_or(|mode| mode != "0") && ptrace::suspend_seccomp(tid).is_err() {
+    // Only now that it stands still: its filters, if it has any, rest from this call on. Unknown is not "none".
+    if ptrace::suspend_seccomp(tid).is_err() && proc::status(tid, "Seccomp").is_none_or(|mode| mode != "0") {
         return Err(InjectError::Seccomp { tid });
     }
     let mut code = [0; 4];
