@@ -268,7 +268,7 @@ fn prepare(socket: BorrowedFd<'_>) -> Result<(), HolderError> {
             let file = openat(&proc, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
             write(&file, text.as_bytes()).map(drop)
         };
-        let mapped = if in_user { map_two(own, put) } else { ask(socket, MAPS).map(drop) };
+        let mapped = if in_user { map_two(own, put) } else { ask(socket, MAPS) };
         mapped.map_err(failed(Step::Maps))?;
     }
     let fork = |alone: &mut process::Alone| alone.fork().map_err(|error| failed(Step::Fork)(raw(error)));
@@ -311,9 +311,8 @@ fn enter(mut left: Vec<OwnedFd>) -> Result<(), Errno> {
 fn become_holder(socket: BorrowedFd<'_>, stdin: &OwnedFd, null: &OwnedFd, program: &OwnedFd) -> Result<(), Errno> {
     // Until the program is executed.
     let report = socket.try_clone_to_owned().map_err(raw)?;
-    // It may be one already.
-    let _ = setsid();
-    let done = process::ignore_children().and_then(|()| {
+    let done = setsid().and_then(|_| {
+        process::ignore_children()?;
         dup2_stdin(stdin)?;
         dup2_stdout(null)?;
         dup2_stderr(null)?;

@@ -112,11 +112,22 @@ fn in_a_user_namespace() {
         nsenter --net="$(sed -n 's/^net [^ ]* \([^ ]*\) .*/\1/p' "$D/web/ns.effective")" ip link set lo up 2>/dev/null || nsenter --net=/proc/$p/ns/net true
         echo $p > "$D/cgroup.procs"
         for kind in $kinds; do [ "$(readlink /proc/$p/ns/$kind)" = "$(readlink /proc/$$/ns/$kind)" ] || { echo "not home: $kind" >&2; exit 1; }; done
+        # With several threads too, all of them.
+        "$T/target" idle 5 < /dev/zero > "$T/said" & many=$!
+        n=0; until grep -q ready "$T/said"; do n=$((n + 1)); [ $n -lt 1000 ]; sleep 0.01; done
+        all_in() { for t in /proc/$many/task/*; do [ "$(readlink "$t/ns/$1")" = "$2" ] || { echo "a thread is not in $2" >&2; exit 1; }; done; }
+        echo $many > "$D/web/cgroup.procs" || { cat "$D/web/ns.last_error" >&2; exit 1; }
+        for kind in $kinds; do all_in $kind "$(cat "$D/web/ns.$kind")"; done
+        echo $many > "$D/cgroup.procs" || { cat "$D/ns.last_error" >&2; exit 1; }
+        for kind in $kinds; do all_in $kind "$(readlink /proc/$$/ns/$kind)"; done
+        kill -9 $many
         "$cgfuse" exec "$D/web" -- sh -c '[ "$(readlink /proc/self/ns/net)" != "$0" ]' "$(readlink /proc/self/ns/net)"
         kill -9 $p
         "$cgfuse" umount "$D"
 END
-        export cgfuse D
+        cp "$TARGET" "$T/target"; chmod 755 "$T/target"
+        touch "$T/said"; chmod 666 "$T/said"
+        export cgfuse D T
         if [ "$REAL_ROOT" = yes ]; then
             open_device
             chown $U "$D"
