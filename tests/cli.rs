@@ -606,11 +606,7 @@ fn background_logs_to_syslog() {
     log.set_nonblocking(true).expect("non-blocking");
     let script = r#"
         real_root
-        mkdir "$T/dev"
-        mknod "$T/dev/null" c 1 3
-        mknod "$T/dev/fuse" c 10 229
-        ln -s "$LOG" "$T/dev/log"
-        mount --bind "$T/dev" /dev
+        own_dev
         [ -z "$($cgfuse mount "$D" 2>&1)" ] || die 'it should be silent'
         umount "$D"
         eventually serverless "$D"
@@ -637,11 +633,7 @@ fn nobody_waits_for_syslog() {
     let _stuck = std::os::unix::net::UnixDatagram::bind(&socket).expect("a socket");
     let script = r#"
         real_root
-        mkdir "$T/dev"
-        mknod "$T/dev/null" c 1 3
-        mknod "$T/dev/fuse" c 10 229
-        ln -s "$LOG" "$T/dev/log"
-        mount --bind "$T/dev" /dev
+        own_dev
         # Each request is logged, far more than the socket has room for.
         timeout 20 $cgfuse mount -vv "$D" || die "exit code $?"
         n=0

@@ -43,6 +43,14 @@ open_device() {
     [ -e /dev/fuse ] || skip 'no /dev/fuse'
     mknod -m 666 "$T/fuse" c 10 229 && mount --bind "$T/fuse" /dev/fuse
 }
+# A /dev of what is needed, with the socket $LOG for the log.
+own_dev() {
+    mkdir "$T/dev"
+    mknod "$T/dev/null" c 1 3
+    mknod "$T/dev/fuse" c 10 229
+    ln -s "$LOG" "$T/dev/log"
+    mount --bind "$T/dev" /dev
+}
 need_fusermount() { command -v fusermount3 >/dev/null || skip 'fusermount3 is missing: apt install fuse3'; }
 # Copies of other tests' mounts would keep their servers from ending. Those of another user namespace cannot be dropped.
 for copy in $(sed -n 's/^[^ ]* [^ ]* [^ ]* [^ ]* \([^ ]*\) .* - fuse.cgfuse .*/\1/p' /proc/self/mountinfo); do
