@@ -336,7 +336,8 @@ END
 echo \$\$ > "$T/pid"
 exec $beside "$cgfuse" exec "$G" -- bash "$T/command"
 END
-        env --default-signal=INT,QUIT script --quiet --return --command "sh $T/run" "$T/log" < "$T/keys" > "$T/said" & terminal=$!
+        # script(1) runs it by $SHELL: exec, since a shell in between would be ended by ^C.
+        env --default-signal=INT,QUIT SHELL=/bin/sh script --quiet --return --command "exec sh $T/run" "$T/log" < "$T/keys" > "$T/said" & terminal=$!
         exec 7> "$T/keys"
         eventually grep -q ready "$T/said"
         for round in 1 2 3; do
@@ -353,7 +354,7 @@ trap 'echo continued; exit 0' USR1
 echo $PPID ready
 while :; do sleep 0.01; done
 END
-        env --default-signal=INT,QUIT script --quiet --command "env PS1=prompt ENV= sh -i" "$T/log" < "$T/keys" > "$T/said" 2>&1 & terminal=$!
+        env --default-signal=INT,QUIT SHELL=/bin/sh script --quiet --command "exec env PS1=prompt ENV= sh -i" "$T/log" < "$T/keys" > "$T/said" 2>&1 & terminal=$!
         exec 7> "$T/keys"
         eventually grep -q prompt "$T/said"
         echo "sh $T/run" >&7
