@@ -14,6 +14,7 @@ mod tracking {
     mod bomb; // a fork bomb inside a group
     mod drift; // members change their own affinity
     mod family; // tasks that are born and die in every way
+    mod kernels; // the same on other kernels
     mod side; // the kernel's hierarchies, and ours with each back end and as each user
     mod stat; // cgfuse.stat
     mod storms; // moves, births, programs and deaths in masses

@@ -204,9 +204,9 @@ impl Hierarchy {
         let tracked = self.css_set_lock.lock();
         let stats = tracked.tracker.stats();
         let (name, drift, css_sets) = (tracked.tracker.name(), tracked.drift, tracked.sets.iter().count() + 1);
-        let crate::tracker::Stats { events, lost, rescans, guessed } = stats;
-        format!("tracker {name}\nevents {events}\nlost {lost}\nrescans {rescans}\nguessed {guessed}\ndrift {drift}\ncss_sets {css_sets}\n")
-            .into_bytes()
+        let crate::tracker::Stats { events, lost, rescans, guessed, asked } = stats;
+        let seen = format!("events {events}\nlost {lost}\nrescans {rescans}\nguessed {guessed}\nasked {asked}");
+        format!("tracker {name}\n{seen}\ndrift {drift}\ncss_sets {css_sets}\n").into_bytes()
     }
 
     /// Names the program to run when a group becomes empty; empty for none.
@@ -356,10 +356,14 @@ impl Hierarchy {
         }
         let poll = tracked.next_poll <= now;
         let settle = tracked.settle.first().is_some_and(|due| *due <= now);
-        if poll || settle {
-            tracked.settle.retain(|due| *due > now);
-            let list: Vec<(Tid, Slot)> =
-                if poll { self.table.iter().filter(|(_, slot)| slot.css_set != ROOT_SET).collect() } else { self.newborn(&tracked) };
+        let mut list = self.asked(&mut tracked);
+        if poll {
+            list = self.table.iter().filter(|(_, slot)| slot.css_set != ROOT_SET).collect();
+        } else if settle {
+            list.extend(self.newborn(&tracked));
+        }
+        tracked.settle.retain(|due| *due > now);
+        if !list.is_empty() {
             drop(tracked);
             locked.check(&list);
             tracked = self.sync();
@@ -377,14 +381,21 @@ impl Hierarchy {
 
     /// Takes what the tracker has been told meanwhile.
     pub fn listen(&self) {
-        let tracked = self.sync();
+        let mut tracked = self.sync();
         let newborn = tracked.marked != self.table.marked();
+        let asked = self.asked(&mut tracked);
         drop(tracked);
-        if newborn {
-            drop(self.lock());
+        if newborn || !asked.is_empty() {
+            self.lock().check(&asked);
         } else {
             self.release();
         }
+    }
+
+    /// The members that somebody has given other CPUs.
+    fn asked(&self, tracked: &mut Tracked) -> Vec<(Tid, Slot)> {
+        let asked = tracked.tracker.take_asked();
+        asked.into_iter().filter_map(|tid| Some((tid, self.table.get(tid)?))).filter(|(_, slot)| slot.css_set != ROOT_SET).collect()
     }
 
     /// The members that have been marked, and may still have what their creators had before a change.
@@ -425,6 +436,9 @@ impl Hierarchy {
         let tracked = self.css_set_lock.lock();
         if tracked.sets.is_empty() {
             return tracked.tracker.is_active().then(|| self.machine.now());
+        }
+        if tracked.tracker.has_asked() || tracked.marked != self.table.marked() {
+            return Some(self.machine.now());
         }
         let told = !tracked.tracker.is_prompt() && !self.tree.read().release_agent.is_empty();
         let poll = tracked.next_poll.min(self.machine.now() + if told { RELEASE_POLL } else { POLL });

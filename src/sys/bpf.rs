@@ -21,6 +21,9 @@ const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_RINGBUF: u32 = 27;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_PROG_TYPE_RAW_TRACEPOINT: u32 = 17;
+const BPF_PROG_TYPE_TRACING: u32 = 26;
+/// enum bpf_attach_type
+const BPF_TRACE_FEXIT: u32 = 25;
 
 /// The programs call helpers that only these licences may.
 const LICENCE: &CStr = c"Dual MIT/GPL";
@@ -82,6 +85,34 @@ struct ProgLoad {
     kern_version: u32,
     prog_flags: u32,
     prog_name: [u8; BPF_OBJ_NAME_LEN],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+    prog_btf_fd: u32,
+    func_info_rec_size: u32,
+    func_info: u64,
+    func_info_cnt: u32,
+    line_info_rec_size: u32,
+    line_info: u64,
+    line_info_cnt: u32,
+    attach_btf_id: u32,
+}
+
+/// Where a program is to run.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// At a raw tracepoint.
+    Tracepoint(&'a str),
+    /// Behind a function of the kernel (fexit), which its description of types knows under this number too. Linux 5.5; needs a kernel that may
+    /// patch its functions (DYNAMIC_FTRACE_WITH_DIRECT_CALLS).
+    Exit(&'a str, u32),
+}
+
+impl Place<'_> {
+    fn name(&self) -> &str {
+        match self {
+            Self::Tracepoint(name) | Self::Exit(name, _) => name,
+        }
+    }
 }
 
 /// Those of BPF_OBJ_GET_INFO_BY_FD.
@@ -175,13 +206,20 @@ pub fn ring_buffer(name: &str, size: u32) -> io::Result<OwnedFd> {
     create(name, MapCreate { map_type: BPF_MAP_TYPE_RINGBUF, max_entries: size, ..Default::default() })
 }
 
-/// Loads a program for a raw tracepoint; bpftool(8) shows it under the last word of its name.
+/// Loads a program for a place; bpftool(8) shows it under the last word of the place's name.
 ///
 /// # Errors
 /// Those of BPF_PROG_LOAD; if the verifier refuses the program, with the end of what it says.
-pub fn load(name: &str, code: &[Insn]) -> io::Result<OwnedFd> {
+pub fn load(place: Place<'_>, code: &[Insn]) -> io::Result<OwnedFd> {
+    let name = place.name();
+    let (prog_type, expected_attach_type, attach_btf_id) = match place {
+        Place::Tracepoint(_) => (BPF_PROG_TYPE_RAW_TRACEPOINT, 0, 0),
+        Place::Exit(_, id) => (BPF_PROG_TYPE_TRACING, BPF_TRACE_FEXIT, id),
+    };
     let mut attr = ProgLoad {
-        prog_type: BPF_PROG_TYPE_RAW_TRACEPOINT,
+        prog_type,
+        expected_attach_type,
+        attach_btf_id,
         insn_cnt: code.len() as u32,
         insns: address(code.as_ptr()),
         license: address(LICENCE.as_ptr()),
@@ -207,16 +245,21 @@ pub fn load(name: &str, code: &[Insn]) -> io::Result<OwnedFd> {
     })
 }
 
-/// Lets a program run at a raw tracepoint until the last copy of the descriptor is closed.
+/// Lets a program run at the place that it was loaded for until the last copy of the descriptor is closed.
 ///
 /// # Errors
 /// Those of BPF_RAW_TRACEPOINT_OPEN: ENOENT for a tracepoint that there is not.
-pub fn attach(program: &OwnedFd, tracepoint: &str) -> io::Result<OwnedFd> {
-    let name = CString::new(tracepoint)?;
-    let mut attr = RawTracepointOpen { name: address(name.as_ptr()), prog_fd: program.as_raw_fd().cast_unsigned(), pad: 0 };
+pub fn attach(program: &OwnedFd, place: Place<'_>) -> io::Result<OwnedFd> {
+    let name = CString::new(place.name())?;
+    let tracepoint = matches!(place, Place::Tracepoint(_)).then_some(&name);
+    let mut attr = RawTracepointOpen {
+        name: tracepoint.map_or(0, |name| address(name.as_ptr())),
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        pad: 0,
+    };
     // SAFETY: the layout is that of the command; the name lives until it returns, and it only reads it.
     let fd = unsafe { bpf(BPF_RAW_TRACEPOINT_OPEN, &mut attr) };
-    fd.map(owned).map_err(|error| explain(&format!("BPF_RAW_TRACEPOINT_OPEN of {tracepoint}"), &error, ""))
+    fd.map(owned).map_err(|error| explain(&format!("BPF_RAW_TRACEPOINT_OPEN of {}", place.name()), &error, ""))
 }
 
 /// What a map is.

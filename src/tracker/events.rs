@@ -1121,7 +1121,7 @@ mod tests {
         expected.sort_unstable();
         assert_eq!(all(&log), expected);
         assert_eq!(log.table().get(41), Some(unseen(20, 6)));
-        assert_eq!(log.stats(), Stats { events: 1, lost: 1, rescans: 1, guessed: 3 });
+        assert_eq!(log.stats(), Stats { events: 1, lost: 1, rescans: 1, guessed: 3, asked: 0 });
         fake.process(41, 50);
         log.sync(&fake);
         assert_eq!((css_set(&log, 50), log.stats().lost), (Some(6), 1));

@@ -94,6 +94,8 @@ pub struct Stats {
     pub rescans: u64,
     /// Children whose creator was not told exactly, and had to be guessed.
     pub guessed: u64,
+    /// Members that have been given other CPUs by somebody else, where that is told.
+    pub asked: u64,
 }
 
 /// [`Tracker::pause`] where nothing else is known.
@@ -161,6 +163,16 @@ pub trait Tracker: Send {
 
     /// The css_sets that have become empty since the last call by deaths; where nobody wants to know at once, perhaps not all.
     fn take_emptied(&mut self) -> Vec<CssSetId>;
+
+    /// The members that have been given CPUs by anybody but this server since the last call, themselves included, where that is told.
+    fn take_asked(&mut self) -> Vec<Tid> {
+        Vec::new()
+    }
+
+    /// Whether [`Tracker::take_asked`] has something that nobody will be woken for.
+    fn has_asked(&self) -> bool {
+        false
+    }
 
     /// Readable when `sync` has something to do before the next regular look.
     fn fd(&self) -> Option<BorrowedFd<'_>> {

@@ -6,7 +6,7 @@ use super::family::{Family, allowed};
 use super::side::{BPF, Config, NETLINK, NETLINK_USER, PERF, PERF_USER, SCAN, SCAN_USER, Side, USER, refusal, test_name};
 use crate::common::{self, is_root, skipped, wait_until};
 
-const ROWS: [&str; 7] = ["tracker", "events", "lost", "rescans", "guessed", "drift", "css_sets"];
+const ROWS: [&str; 8] = ["tracker", "events", "lost", "rescans", "guessed", "asked", "drift", "css_sets"];
 
 #[test]
 fn stat_is_flat_keyed_and_read_only() {

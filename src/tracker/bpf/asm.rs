@@ -97,7 +97,11 @@ impl Asm {
         self.push_with(ALU64 | 0x50, dst, src.into());
     }
 
-    pub(super) fn shift_left(&mut self, dst: Reg, bits: i32) {
+    pub(super) fn xor(&mut self, dst: Reg, src: impl Into<Operand>) {
+        self.push_with(ALU64 | 0xa0, dst, src.into());
+    }
+
+    pub(super) fn shift_left(&mut self, dst: Reg, bits: impl Into<Operand>) {
         self.push_with(ALU64 | 0x60, dst, bits.into());
     }
 
@@ -128,6 +132,16 @@ impl Asm {
     /// Adds `src` to memory; then `src` is what was there.
     pub(super) fn fetch_add(&mut self, base: Reg, src: Reg) {
         self.atomic(0x01, base, src);
+    }
+
+    /// Sets the bits of `src` in memory; then `src` is what was there.
+    pub(super) fn fetch_or(&mut self, base: Reg, src: Reg) {
+        self.atomic(0x41, base, src);
+    }
+
+    /// Clears the bits that are not in `src` in memory; then `src` is what was there.
+    pub(super) fn fetch_and(&mut self, base: Reg, src: Reg) {
+        self.atomic(0x51, base, src);
     }
 
     /// Puts `src` into memory; then `src` is what was there.

@@ -1,4 +1,4 @@
-//! Tracker layer: finds a member of a kernel structure in the kernel's description of its types
+//! Tracker layer: finds members of the kernel's structures, and its functions, in its description of its types
 //! (Documentation/bpf/btf.rst, /sys/kernel/btf/vmlinux).
 
 use std::io;
@@ -7,12 +7,14 @@ const MAGIC: u32 = 0xeb9f;
 
 // BTF_KIND_*
 const INT: u32 = 1;
+const PTR: u32 = 2;
 const ARRAY: u32 = 3;
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
 const ENUM: u32 = 6;
 const TYPEDEF: u32 = 8;
 const RESTRICT: u32 = 11;
+const FUNC: u32 = 12;
 const FUNC_PROTO: u32 = 13;
 const VAR: u32 = 14;
 const DATASEC: u32 = 15;
@@ -22,6 +24,8 @@ const ENUM64: u32 = 19;
 /// The bytes of struct btf_type and struct btf_member.
 const HEAD: usize = 12;
 const MEMBER: usize = 12;
+/// Those of struct btf_param.
+const PARAM: usize = 8;
 /// Structures inside each other; more than this is no kernel's.
 const DEEPEST: usize = 32;
 
@@ -35,6 +39,23 @@ pub(super) fn offset_of(data: &[u8], structure: &str, member: &str) -> io::Resul
     let bits = types.starts.iter().copied().find(is_it).and_then(|at| types.find(at, member.as_bytes(), DEEPEST));
     let bits = bits.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{structure} has no {member}")))?;
     Ok(bits as usize / 8)
+}
+
+/// The number of a function whose first argument is the address of a structure, and of how many arguments it is the first.
+///
+/// # Errors
+/// InvalidData if `data` is no such description, NotFound if it has no such function.
+pub(super) fn function_on(data: &[u8], function: &str, structure: &str) -> io::Result<(u32, usize)> {
+    let types = Types::parse(data).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no BTF"))?;
+    let is_it = |at: &usize| types.kind(*at) == Some(FUNC) && types.name(*at) == Some(function.as_bytes());
+    let found = types.starts.iter().position(is_it).and_then(|index| {
+        let prototype = types.target(types.starts[index])?;
+        let argument = types.start(word(types.types, prototype + HEAD + PARAM - 4)?)?;
+        let pointee = types.target(argument).filter(|_| types.kind(argument) == Some(PTR))?;
+        let fits = types.kind(pointee) == Some(STRUCT) && types.name(pointee) == Some(structure.as_bytes());
+        fits.then_some((index as u32 + 1, types.vlen(prototype)?))
+    });
+    found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no {function} on {structure}")))
 }
 
 struct Types<'a> {
@@ -84,6 +105,16 @@ impl<'a> Types<'a> {
         Some((word(self.types, at + 4)? & 0xffff) as usize)
     }
 
+    /// Where the type with a number begins.
+    fn start(&self, id: u32) -> Option<usize> {
+        self.starts.get((id as usize).checked_sub(1)?).copied()
+    }
+
+    /// The type that another one is about.
+    fn target(&self, at: usize) -> Option<usize> {
+        self.start(word(self.types, at + 8)?)
+    }
+
     /// The name of a type or of a member, both of which begin with it.
     fn name(&self, at: usize) -> Option<&'a [u8]> {
         self.strings.get(word(self.types, at)? as usize..)?.split(|byte| *byte == 0).next()
@@ -92,10 +123,9 @@ impl<'a> Types<'a> {
     /// The member's distance in bits from the beginning of a structure, a union or another name for one.
     fn find(&self, at: usize, wanted: &[u8], depth: usize) -> Option<u32> {
         let depth = depth.checked_sub(1)?;
-        let start = |id: u32| self.starts.get((id as usize).checked_sub(1)?).copied();
         match self.kind(at)? {
             STRUCT | UNION => {}
-            TYPEDEF..=RESTRICT => return self.find(start(word(self.types, at + 8)?)?, wanted, depth),
+            TYPEDEF..=RESTRICT => return self.find(self.target(at)?, wanted, depth),
             _ => return None,
         }
         // With bit fields among the members, the upper byte is their width.
@@ -104,7 +134,7 @@ impl<'a> Types<'a> {
             let offset = word(self.types, member + 8)? & mask;
             match self.name(member)? {
                 name if name == wanted => Some(offset),
-                b"" => Some(offset + self.find(start(word(self.types, member + 4)?)?, wanted, depth)?),
+                b"" => Some(offset + self.find(self.start(word(self.types, member + 4)?)?, wanted, depth)?),
                 _ => None,
             }
         })
@@ -150,6 +180,26 @@ mod tests {
         assert_eq!(offset_of(&data, "task", "pid").ok(), Some(12), "through a const union and a struct with bit fields");
         assert_eq!(offset_of(&data, "task", "tgid").map_err(|e| e.kind()), Err(io::ErrorKind::NotFound));
         assert_eq!(offset_of(&data, "cred", "pid").map_err(|e| e.kind()), Err(io::ErrorKind::NotFound));
+    }
+
+    #[test]
+    fn functions_are_found_by_what_they_are_on() {
+        // 1 "task"; 6 "set"; 10 "get"
+        let strings = "\0task\0set\0get\0";
+        let types: &[Type<'_>] = &[
+            (1, STRUCT, 0, 0, 0, &[]),
+            (0, PTR, 0, 0, 1, &[]),
+            (0, FUNC_PROTO, 0, 2, 0, &[0, 2, 0, 1]),
+            (6, FUNC, 0, 0, 3, &[]),
+            (0, FUNC_PROTO, 0, 0, 0, &[]),
+            (10, FUNC, 0, 0, 5, &[]),
+        ];
+        let data = describe(types, strings);
+        assert_eq!(function_on(&data, "set", "task").ok(), Some((4, 2)));
+        for (function, structure) in [("set", "other"), ("get", "task"), ("task", "task"), ("put", "task")] {
+            let error = function_on(&data, function, structure).expect_err(function);
+            assert_eq!(error.kind(), io::ErrorKind::NotFound, "{function} on {structure}");
+        }
     }
 
     #[test]

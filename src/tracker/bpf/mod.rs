@@ -3,6 +3,8 @@
 //! They run when a task is born, exits or executes a program, before anybody can see that it has, so that user space never has to be told
 //! and the table is always true. The table, a page of orders and a ring for the css_sets that empty are maps that both sides have in
 //! memory. The maps and the programs last as long as somebody has their descriptors: a later server can go on where this one has ended.
+//!
+//! One more program, where the kernel may patch its functions, tells of members that have been given other CPUs by somebody else.
 
 mod asm;
 mod btf;
@@ -10,7 +12,7 @@ mod programs;
 
 use super::table::{CHUNK, COUNTS_LEN, CssSetId, MAX_CSS_SETS, NO_SET, ROOT_SET, Slot, Table};
 use super::{Stats, Tracker, adopt, adopt_all};
-use crate::sys::bpf::{self, MapInfo, Ring};
+use crate::sys::bpf::{self, MapInfo, Place, Ring};
 use crate::sys::shared::Words;
 use crate::sys::{Errno, Machine, TaskFlags, TaskInfo, Tid};
 use nix::time::{ClockId, clock_gettime};
@@ -26,6 +28,8 @@ use std::time::{Duration, Instant};
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 /// The inode of the initial pid namespace (PROC_PID_INIT_INO).
 const INIT_PID_NS: u64 = 0xefff_fffc;
+/// What gives a task its CPUs in sched_setaffinity(2).
+const SETTER: &str = "__sched_setaffinity";
 /// The bytes of the ring: it takes 4,095 css_sets.
 const RING: u32 = 64 << 10;
 
@@ -51,6 +55,8 @@ const COUNTS: usize = 2;
 const ORDERS: usize = 3;
 const EMPTIED: usize = 4;
 const MAPS: usize = 5;
+/// Of a word.
+const BITS: usize = u64::BITS as usize;
 /// How many descriptors there are.
 pub const DESCRIPTORS: usize = MAPS + 3;
 
@@ -64,7 +70,38 @@ pub struct Bpf {
     control: Words,
     ring: Ring,
     descriptors: [OwnedFd; DESCRIPTORS],
+    watch: Option<Watch>,
+    /// What the ring has told, until somebody takes it: css_sets that have become empty, and members that have been given other CPUs.
+    emptied: Vec<CssSetId>,
+    asked: Vec<Tid>,
     stats: Stats,
+}
+
+/// Of the program that tells of members that have been given other CPUs.
+#[derive(Debug)]
+struct Watch {
+    /// A bit for each tid that has been told, until somebody has taken note.
+    asked: Words,
+    _link: OwnedFd,
+}
+
+impl Watch {
+    /// Starts the program, with this process as the server; `types` is the kernel's description of its own.
+    fn new(types: &[u8], layout: programs::Layout, maps: programs::Maps<'_>, slots: usize) -> io::Result<Self> {
+        let (id, arguments) = btf::function_on(types, SETTER, "task_struct").map_err(explain)?;
+        let bits = slots.div_ceil(BITS);
+        let asked = bpf::array("cgfuse_asked", 8, bits)?;
+        let setter = programs::Setter { arguments, server: std::process::id() };
+        let (place, code) = (Place::Exit(SETTER, id), programs::affinity(maps, asked.as_fd(), layout, setter));
+        Ok(Self { _link: bpf::attach(&bpf::load(place, &code)?, place)?, asked: Words::shared(&asked, bits)? })
+    }
+
+    /// From here on the task is told again.
+    fn take_note(&self, tid: Tid) {
+        if let Some(word) = self.asked.get(tid as usize / BITS) {
+            word.fetch_and(!(1 << (tid as usize % BITS)), SeqCst);
+        }
+    }
 }
 
 impl Bpf {
@@ -90,15 +127,14 @@ impl Bpf {
         if std::fs::metadata("/proc/self/ns/pid")?.ino() != INIT_PID_NS {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "bpf: not in the initial pid namespace"));
         }
-        let explain = |error: io::Error| io::Error::new(error.kind(), format!("bpf: {BTF}: {error}"));
         let types = std::fs::read(BTF).map_err(explain)?;
         let offset = |member| btf::offset_of(&types, "task_struct", member).map(|offset| offset as i32).map_err(explain);
         let layout =
             programs::Layout { pid: offset("pid")?, cpus_mask: offset("cpus_mask")?, cpus_bytes: machine.nr_cpu_ids().div_ceil(64) * 8 };
-        let slots = (pid_max as usize).next_multiple_of(CHUNK);
+        let len = (pid_max as usize).next_multiple_of(CHUNK);
         let maps = [
-            bpf::array(NAMES[SLOTS], 8, slots)?,
-            bpf::array(NAMES[CHUNKS], 8, slots / CHUNK)?,
+            bpf::array(NAMES[SLOTS], 8, len)?,
+            bpf::array(NAMES[CHUNKS], 8, len / CHUNK)?,
             bpf::array(NAMES[COUNTS], 8, COUNTS_LEN)?,
             bpf::array(NAMES[ORDERS], 8 * CONTROL, 1)?,
             bpf::ring_buffer(NAMES[EMPTIED], RING)?,
@@ -107,15 +143,25 @@ impl Bpf {
         control[LAYOUT].store(VERSION, SeqCst);
         let [slots, chunks, counts, orders, emptied] = maps.each_ref().map(AsFd::as_fd);
         let maps_of = programs::Maps { slots, chunks, counts, control: orders, emptied };
-        let start = |tracepoint, code: Vec<_>| bpf::attach(&bpf::load(tracepoint, &code)?, tracepoint);
+        let start = |tracepoint, code: Vec<_>| {
+            let place = Place::Tracepoint(tracepoint);
+            bpf::attach(&bpf::load(place, &code)?, place)
+        };
         // In this order: whoever is recorded is taken out again.
         let exit = start("sched_process_exit", programs::exit(maps_of))?;
         let exec = start("sched_process_exec", programs::exec(maps_of))?;
         let fork = start("task_newtask", programs::fork(maps_of, layout))?;
         control[ATTACHED].store(now_in_ticks()?, SeqCst);
+        let watch = Watch::new(&types, layout, maps_of, len);
         let [slots, chunks, counts, orders, emptied] = maps;
         let bpf = Self::adopt_descriptors([slots, chunks, counts, orders, emptied, exit, exec, fork])?;
-        Ok(bpf)
+        match watch {
+            Ok(watch) => Ok(Self { watch: Some(watch), ..bpf }),
+            Err(error) => {
+                log::debug!("whether members have been given other CPUs is looked for and not told: {error}");
+                Ok(bpf)
+            }
+        }
     }
 
     /// Goes on where another tracker has ended, with its [`Bpf::descriptors`]. Nobody is redirected then, and nothing announced.
@@ -140,7 +186,8 @@ impl Bpf {
         let ring = Ring::new(descriptors[EMPTIED].try_clone()?)?;
         control[REDIRECT].store(0, SeqCst);
         control[ANNOUNCE].store(0, SeqCst);
-        Ok(Self { table, control, ring, descriptors, stats: Stats::default() })
+        let (watch, emptied, asked, stats) = Default::default();
+        Ok(Self { table, control, ring, descriptors, watch, emptied, asked, stats })
     }
 
     /// Copies of the descriptors of the maps and of the programs' links. While somebody has them, the table is kept true.
@@ -168,10 +215,24 @@ impl Bpf {
         if born && self.table.get(tid).is_none() { Ok(()) } else { Err(io::Error::other("bpf: a thread's birth and death are not seen")) }
     }
 
+    fn drain(&mut self) {
+        let (emptied, asked) = (&mut self.emptied, &mut self.asked);
+        self.ring.drain(|word| match (word as CssSetId, (word >> 32) as Tid) {
+            // Somebody has been marked, which counts itself.
+            (NO_SET, 0) => {}
+            (NO_SET, tid) => asked.push(tid),
+            (css_set, _) => emptied.push(css_set),
+        });
+    }
+
     fn misses_somebody(&self, machine: &dyn Machine) -> bool {
         let mut tasks = machine.processes().into_iter().flat_map(|tgid| machine.threads(tgid).unwrap_or_default());
         tasks.any(|tid| self.table.get(tid).is_none() && living(machine, tid).is_some())
     }
+}
+
+fn explain(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("bpf: {BTF}: {error}"))
 }
 
 /// The maps' names, by descriptor.
@@ -269,17 +330,30 @@ impl Tracker for Bpf {
     /// A css_set may be told twice when its last task is moved while it creates another, and it may have tasks again. If something could
     /// not be told, these are all numbers without a task, be they in use or not.
     fn take_emptied(&mut self) -> Vec<CssSetId> {
-        let mut emptied = Vec::new();
         // First the flag: what cannot be told from here on sets it again.
         let lost = self.control[LOST].swap(0, SeqCst) != 0;
-        // No css_set means that somebody has been marked, which counts itself.
-        self.ring.drain(|css_set| emptied.extend((css_set != u64::from(NO_SET)).then_some(css_set as CssSetId)));
+        self.drain();
+        let mut emptied = std::mem::take(&mut self.emptied);
         self.stats.events += emptied.len() as u64;
         if lost {
             self.stats.lost += 1;
             emptied = (ROOT_SET + 1..MAX_CSS_SETS as CssSetId).filter(|css_set| self.table.count(*css_set) == 0).collect();
         }
         emptied
+    }
+
+    fn take_asked(&mut self) -> Vec<Tid> {
+        self.drain();
+        let asked = std::mem::take(&mut self.asked);
+        if let Some(watch) = &self.watch {
+            asked.iter().for_each(|tid| watch.take_note(*tid));
+        }
+        self.stats.asked += asked.len() as u64;
+        asked
+    }
+
+    fn has_asked(&self) -> bool {
+        !self.asked.is_empty()
     }
 
     /// Readable while the ring has something; to be asked anew each time, not for changes (EPOLLET).
@@ -367,16 +441,17 @@ mod tests {
 
     #[test]
     fn refusals_say_what_and_why() {
-        let error = bpf::load("nonsense", &[]).expect_err("no instructions");
+        let error = bpf::load(Place::Tracepoint("nonsense"), &[]).expect_err("no instructions");
         assert!(error.to_string().starts_with("bpf: BPF_PROG_LOAD of nonsense: "), "{error}");
         if let Some(bpf) = start(32768) {
             let [slots, chunks, counts, control, emptied] =
                 [SLOTS, CHUNKS, COUNTS, ORDERS, EMPTIED].map(|map| bpf.descriptors[map].as_fd());
             let maps = programs::Maps { slots, chunks, counts, control, emptied };
-            let error = bpf::load("wrong", &programs::exit(programs::Maps { emptied: control, ..maps })).expect_err("an array is no ring");
+            let error = bpf::load(Place::Tracepoint("wrong"), &programs::exit(programs::Maps { emptied: control, ..maps }))
+                .expect_err("an array is no ring");
             assert!(error.to_string().contains(": Invalid argument; "), "{error}");
-            let program = bpf::load("right", &programs::exit(maps)).expect("loaded");
-            let error = bpf::attach(&program, "no_such_tracepoint").expect_err("no such");
+            let program = bpf::load(Place::Tracepoint("right"), &programs::exit(maps)).expect("loaded");
+            let error = bpf::attach(&program, Place::Tracepoint("no_such_tracepoint")).expect_err("no such");
             assert_eq!(error.to_string(), "bpf: BPF_RAW_TRACEPOINT_OPEN of no_such_tracepoint: No such file or directory");
         }
     }

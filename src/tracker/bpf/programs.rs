@@ -42,6 +42,15 @@ pub(super) struct Layout {
     pub(super) cpus_bytes: usize,
 }
 
+/// The function of the kernel that gives a task its CPUs on somebody's demand, and where it tells how that has ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setter {
+    /// The arguments, of which the task is the first; the result is behind them.
+    pub(super) arguments: usize,
+    /// The process that may do it without anybody wanting to know.
+    pub(super) server: u32,
+}
+
 /// What the programs work on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Maps<'a> {
@@ -68,12 +77,7 @@ pub(super) fn fork(maps: Maps<'_>, layout: Layout) -> Vec<Insn> {
     p.asm.load(R3, R1, 0);
     p.asm.load(R9, R1, 8);
     p.asm.store(FP, TASK, R3);
-    p.asm.add(R3, layout.pid);
-    p.asm.mov(R1, FP);
-    p.asm.add(R1, i32::from(CHILD));
-    p.asm.mov(R2, 4);
-    p.asm.call(Helper::ProbeReadKernel);
-    p.asm.load_32(R7, FP, CHILD);
+    p.tid_of(layout);
     // The idle threads of CPUs have no tid.
     p.asm.jump_if_equal(R7, 0, p.end);
     p.asm.call(Helper::GetCurrentPidTgid);
@@ -185,6 +189,49 @@ pub(super) fn exec(maps: Maps<'_>) -> Vec<Insn> {
     p.finish()
 }
 
+/// `__sched_setaffinity(task, ...)` has returned: who is a member, and has been changed by anybody but the server, is told once until user
+/// space has taken note: his bit in `asked` is set meanwhile.
+pub(super) fn affinity(maps: Maps<'_>, asked: BorrowedFd<'_>, layout: Layout, setter: Setter) -> Vec<Insn> {
+    let mut p = Program::new(maps);
+    p.asm.load(R3, R1, 0);
+    p.asm.load(R2, R1, 8 * setter.arguments as i16);
+    // The result is an int.
+    p.asm.shift_left(R2, 32);
+    p.asm.jump_unless_equal(R2, 0, p.end);
+    // R7: the task.
+    p.tid_of(layout);
+    p.asm.call(Helper::GetCurrentPidTgid);
+    p.asm.shift_right(R0, 32);
+    p.asm.jump_if_equal(R0, setter.server as i32, p.end);
+    p.element(maps.slots, R7, p.end);
+    p.asm.load(R1, R0, 0);
+    p.asm.and(R1, CSS_SET as i32);
+    for nobody in [0, ROOT_SET as i32] {
+        p.asm.jump_if_equal(R1, nobody, p.end);
+    }
+    p.asm.mov(R1, R7);
+    p.asm.shift_right(R1, u64::BITS.trailing_zeros() as i32);
+    p.element(asked, R1, p.end);
+    p.asm.mov(R6, R0);
+    p.asm.mov(R8, R7);
+    p.asm.and(R8, u64::BITS as i32 - 1);
+    p.asm.mov(R9, 1);
+    p.asm.shift_left(R9, R8);
+    p.asm.mov(R1, R9);
+    p.asm.fetch_or(R6, R1);
+    p.asm.and(R1, R9);
+    p.asm.jump_unless_equal(R1, 0, p.end);
+    const { assert!(NO_SET == 0) };
+    p.asm.shift_left(R7, 32);
+    p.asm.store(FP, TOLD, R7);
+    p.tell(p.end);
+    // No room: he is found without having been told, and may be told the next time.
+    p.asm.mov(R1, -1);
+    p.asm.xor(R1, R9);
+    p.asm.fetch_and(R6, R1);
+    p.finish()
+}
+
 impl<'a> Program<'a> {
     fn new(maps: Maps<'a>) -> Self {
         let mut asm = Asm::default();
@@ -197,6 +244,16 @@ impl<'a> Program<'a> {
         self.asm.mov(R0, 0);
         self.asm.exit();
         self.asm.finish()
+    }
+
+    /// R7 = the tid of the task whose address is in R3.
+    fn tid_of(&mut self, layout: Layout) {
+        self.asm.add(R3, layout.pid);
+        self.asm.mov(R1, FP);
+        self.asm.add(R1, i32::from(CHILD));
+        self.asm.mov(R2, 4);
+        self.asm.call(Helper::ProbeReadKernel);
+        self.asm.load_32(R7, FP, CHILD);
     }
 
     /// R0 = the address of the element of `map` with the number in the lower half of `index`; if there is none, goes to `none`.
@@ -468,6 +525,7 @@ mod tests {
     use super::*;
     use crate::sys::shared::Words;
     use crate::tracker::table::{COUNTS_LEN, Slot, Table};
+    use std::cell::RefCell;
     use std::fs::File;
     use std::os::fd::{AsFd, AsRawFd};
     use std::sync::atomic::Ordering::SeqCst;
@@ -482,9 +540,13 @@ mod tests {
     const LAYOUT: Layout = Layout { pid: 0, cpus_mask: 8, cpus_bytes: 8 };
 
     struct World {
-        files: [File; 5],
-        words: [Words; 4],
+        /// The maps, and [`affinity`]'s.
+        files: [File; 6],
+        words: [Words; 6],
         table: Table,
+        /// What the ring has got, and for how much it has room.
+        told: RefCell<Vec<u64>>,
+        room: usize,
         /// What the helpers tell: the current task, and the tid of the new one.
         current: u64,
         child: u32,
@@ -494,24 +556,29 @@ mod tests {
 
     impl World {
         fn new(current: i32, child: i32) -> Self {
-            let lens = [4 * CHUNK, 4, COUNTS_LEN, CONTROL, 1];
+            let lens = [4 * CHUNK, 4, COUNTS_LEN, CONTROL, 1, 8];
             let files = lens.map(|len| {
                 let file = tempfile::tempfile().expect("a file");
                 file.set_len(8 * len as u64).expect("its length");
                 file
             });
             let words = |map: usize| Words::shared(&files[map], lens[map]).expect("memory");
-            let (words, table) = ([0, 1, 2, 3].map(words), Table::new(words(0), words(1), words(2)));
-            Self { words, table, files, current: (LEADER as u64) << 32 | current as u64, child: child as u32, cpus: [3, 3] }
+            let (words, table) = ([0, 1, 2, 3, 4, 5].map(words), Table::new(words(0), words(1), words(2)));
+            let current = (LEADER as u64) << 32 | current as u64;
+            Self { words, table, files, told: RefCell::default(), room: usize::MAX, current, child: child as u32, cpus: [3, 3] }
         }
 
         fn maps(&self) -> Maps<'_> {
-            let [slots, chunks, counts, control, emptied] = self.files.each_ref().map(AsFd::as_fd);
+            let [slots, chunks, counts, control, emptied, _] = self.files.each_ref().map(AsFd::as_fd);
             Maps { slots, chunks, counts, control, emptied }
         }
 
+        fn asked(&self) -> BorrowedFd<'_> {
+            self.files[5].as_fd()
+        }
+
         /// Runs a program; `before` is called before each access to a map's memory. How many there were.
-        fn run(&self, code: &[Insn], arguments: [u64; 2], mut before: impl FnMut(usize)) -> usize {
+        fn run<const N: usize>(&self, code: &[Insn], arguments: [u64; N], mut before: impl FnMut(usize)) -> usize {
             let map_of = |fd: i32| self.files.iter().position(|file| file.as_raw_fd() == fd).expect("a map") as u64;
             let (mut regs, mut stack, mut at, mut accesses) = ([0_u64; 11], [0_u64; 64], 0, 0);
             (regs[1], regs[10]) = (0x6000, STACK + 512);
@@ -542,7 +609,11 @@ mod tests {
                         regs[dst] &= operand;
                         false
                     }
-                    0x67 => {
+                    0xa7 | 0xaf => {
+                        regs[dst] ^= operand;
+                        false
+                    }
+                    0x67 | 0x6f => {
                         regs[dst] <<= operand;
                         false
                     }
@@ -580,6 +651,8 @@ mod tests {
                         let word = word(regs[dst]).expect("a map's memory");
                         match insn.imm {
                             0x01 => regs[src] = word.fetch_add(regs[src], SeqCst),
+                            0x41 => regs[src] = word.fetch_or(regs[src], SeqCst),
+                            0x51 => regs[src] = word.fetch_and(regs[src], SeqCst),
                             0xe1 => regs[src] = word.swap(regs[src], SeqCst),
                             _ => regs[0] = word.compare_exchange(regs[0], regs[src], SeqCst, SeqCst).unwrap_or_else(|found| found),
                         }
@@ -605,7 +678,13 @@ mod tests {
                                 stack[(regs[1] - STACK) as usize / 8] = task.map_or(self.child.into(), |task| self.cpus[task]);
                                 0
                             }
-                            _ => 0,
+                            130 => {
+                                let mut told = self.told.borrow_mut();
+                                let fits = told.len() < self.room;
+                                told.extend(fits.then_some(stack[(regs[2] - STACK) as usize / 8]));
+                                if fits { 0 } else { -11_i64 as u64 }
+                            }
+                            other => panic!("helper {other}"),
                         };
                         false
                     }
@@ -772,6 +851,47 @@ mod tests {
             world.run(&fork(world.maps(), LAYOUT), [TASKS[1], 0], |_| ());
             assert_eq!(world.table.get(OTHER), Some(Slot { fresh, ..Slot::new(OTHER, css_set) }));
             assert_eq!(world.table.marked(), u64::from(fresh), "counted");
+        }
+    }
+
+    #[test]
+    fn members_that_are_given_cpus_are_told_once() {
+        let setter = Setter { arguments: 2, server: 77 };
+        let told = |world: &World, result: u64| {
+            world.run(&affinity(world.maps(), world.asked(), LAYOUT, setter), [TASKS[1], 0, result], |_| ());
+            world.told.take()
+        };
+        let member = || {
+            let world = World::new(LEADER, OTHER);
+            assert!(world.table.insert(OTHER, Slot::new(LEADER, 2)));
+            world
+        };
+        let is_marked = |world: &World| world.words[5].iter().any(|word| word.load(SeqCst) != 0);
+        let (word, bit) = (OTHER as usize / 64, 1 << (OTHER % 64));
+
+        let world = member();
+        assert_eq!(told(&world, 0), [(OTHER as u64) << 32]);
+        assert_eq!(world.words[5][word].load(SeqCst), bit);
+        assert_eq!(told(&world, 0), [], "nobody has taken note yet");
+        world.words[5][word].store(!bit, SeqCst);
+        // An int has nothing to say of the upper half of its register.
+        assert_eq!(told(&world, 1 << 32), [(OTHER as u64) << 32]);
+        assert_eq!(world.words[5][word].load(SeqCst), u64::MAX);
+
+        let failed = member();
+        assert_eq!(told(&failed, -22_i64 as u64), []);
+        let own = World { current: 77 << 32 | 80, ..member() };
+        assert_eq!(told(&own, 0), [], "the server's own doing");
+        let nobody = World::new(LEADER, OTHER);
+        assert_eq!(told(&nobody, 0), []);
+        assert!(nobody.table.insert(OTHER, Slot::new(LEADER, ROOT_SET)));
+        assert_eq!(told(&nobody, 0), [], "may do what it likes");
+        let beyond = World::new(LEADER, 4 * CHUNK as i32);
+        assert_eq!(told(&beyond, 0), []);
+        let full = World { room: 0, ..member() };
+        assert_eq!(told(&full, 0), []);
+        for world in [failed, own, nobody, beyond, full] {
+            assert!(!is_marked(&world));
         }
     }
 
