@@ -254,9 +254,9 @@ impl<'l, 'h> Migration<'l, 'h> {
                 }
             };
             while let Some(slot) = table.get(change.tid).filter(|slot| self.origin(*slot) == Some(change.css_set)) {
-                // Gone, and still there: it is executing a program, and has another tid by now. And by the main thread's tid another thread
-                // may be known meanwhile, for the same reason; one from another css_set is found below.
-                let other = change.gone || change.tid == change.tgid;
+                // Gone, and still there: it is executing a program, and has another tid by now. And where exits are not told, another thread
+                // may be known by the main one's tid meanwhile, for the same reason; one from another css_set is found below.
+                let other = change.gone || change.tid == change.tgid && !tracked.tracker.tells_exits();
                 let there = Slot { css_set: target, fresh: other || slot.fresh && !self.committed, ..slot };
                 if tracked.put(table, change.tid, slot, there) {
                     born.extend(other.then_some((change.tid, there)));
@@ -385,8 +385,11 @@ impl Locked<'_> {
         let known = hierarchy.table.get(tid);
         match known {
             Some(slot) if tracked.sets.cgroup(slot.css_set) != ROOT => {
-                drop(tracked);
-                return Ok(self.machine().affinity(tid).map(|_| (slot.tgid, None))?);
+                if !tracked.tracker.tells_exits() {
+                    drop(tracked);
+                    self.machine().affinity(tid)?;
+                }
+                return Ok((slot.tgid, None));
             }
             _ => drop(tracked),
         }

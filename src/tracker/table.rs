@@ -157,7 +157,8 @@ impl Table {
     pub fn rename(&self, old: Tid, new: Tid) -> bool {
         let Some(slot) = self.get(old) else { return false };
         let emptied = self.remove(new).is_some_and(|(_, emptied)| emptied);
-        self.insert(new, slot);
+        // Whoever has changed the main thread's CPUs by its tid may have met this one.
+        self.insert(new, Slot { fresh: slot.css_set != ROOT_SET, ..slot });
         self.counts[MAX_CSS_SETS].fetch_add(1, SeqCst);
         let _ = self.remove(old);
         emptied
@@ -264,7 +265,7 @@ mod tests {
             }
             slot.tgid == 5
         });
-        assert_eq!(list, [(5, Slot::new(5, 2))]);
+        assert_eq!(list, [(5, Slot { fresh: true, ..Slot::new(5, 2) })], "and is to be looked at");
     }
 
     #[test]
