@@ -84,13 +84,14 @@ fn beside(run: &Run, back_end: BackEnd, tables: &mut Tables) -> io::Result<()> {
         cpu * 100.0,
         server.stats()
     ));
-    let pid = bomb.pid;
     drop(bomb);
+    // The killed are members until they get a CPU to exit on.
     let end = Instant::now() + Duration::from_secs(10);
-    while Path::new("/proc").join(pid.to_string()).exists() && Instant::now() < end {
+    let mut left = server.members("b")?;
+    while !left.is_empty() && Instant::now() < end {
         thread::sleep(Duration::from_millis(10));
+        left = server.members("b")?;
     }
-    let left = server.members("b")?;
     if !left.is_empty() {
         tables.remark(format!("{back_end}: {} members are left of the bomb: {left:?}", left.len()));
     }
