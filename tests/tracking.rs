@@ -14,9 +14,25 @@ mod tracking {
     mod bomb; // a fork bomb inside a group
     mod drift; // members change their own affinity
     mod family; // tasks that are born and die in every way
-    mod kernels; // the same on other kernels
     mod side; // the kernel's hierarchies, and ours with each back end and as each user
     mod stat; // cgfuse.stat
     mod storms; // moves, births, programs and deaths in masses
     mod traces; // the same scripted families, task by task
+}
+
+/// What is told, by whom, and that drift is told, on other kernels.
+fn kernel(named: &str, test: &str) {
+    let tests = ["tracking::drift::drift_bpf", "tracking::traces::traces_bpf", "tracking::stat::the_best_one_is_chosen"];
+    let family = "tests/tracking/family.c";
+    common::kernels::run_on(named, test, &tests, &[(family, &common::compiled(family))]);
+}
+
+#[test]
+fn on_linux_6_1() {
+    kernel(common::kernels::KERNELS[0], "on_linux_6_1");
+}
+
+#[test]
+fn on_linux_6_12() {
+    kernel(common::kernels::KERNELS[1], "on_linux_6_12");
 }

@@ -81,7 +81,9 @@ pub enum InjectError {
         tid: Tid,
     },
     /// A descriptor could not be handed over.
-    #[error("{tid}: cannot give it descriptor {index} of the plan: {errno} (EMFILE: raise its RLIMIT_NOFILE)")]
+    #[error(
+        "{tid}: cannot give it descriptor {index} of the plan: {errno} (EMFILE: raise its RLIMIT_NOFILE; EINVAL: its main thread is dead or has other descriptors, which takes Linux 6.9)"
+    )]
     Descriptor {
         /// The thread.
         tid: Tid,

@@ -454,7 +454,7 @@ impl<'a> Run<'a> {
         let pair_at = page + PAYLOAD_AT;
         self.call(carrier, Syscall::Socketpair, [libc::AF_UNIX as u64, CLOEXEC_DATAGRAM, 0, pair_at, 0, 0])?;
         let pair = read_ints(tid, pair_at, 2)?;
-        let sent = ptrace::copy_fd(tid, pair[1]).and_then(|socket| {
+        let sent = ptrace::copy_fd(self.tracees.tgid, tid, pair[1]).and_then(|socket| {
             let raw: Vec<RawFd> = (files.iter().filter_map(|index| match &self.plan.fds[*index] {
                 Descriptor::File(file) => Some(file.as_raw_fd()),
                 Descriptor::Pidfd(_) => None,

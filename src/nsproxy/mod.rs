@@ -6,14 +6,20 @@ pub use holder::{Holder, HolderError, Wanted, flag};
 
 use crate::inject::{InjectError, Injector, Namespace, Plan, Report, Target};
 use crate::sys::{Errno, Tid, process};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::fstat;
+use nix::unistd::getpid;
 use parking_lot::Mutex;
 use std::hash::{Hash, Hasher};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+/// The first argument that makes the program find out what this kernel lets threads do: `main` then calls [`probe_main`] and nothing else.
+pub const PROBE_ARG: &str = "--probe";
 
 /// How long a target has to stop.
 const DEADLINE: Duration = Duration::from_millis(500);
@@ -211,22 +217,33 @@ pub fn ino_of(tid: Tid, kind: Namespace) -> Result<u64, Errno> {
 pub struct Nsproxy {
     program: PathBuf,
     injector: Mutex<Injector>,
+    enters_together: OnceLock<bool>,
 }
 
 /// A thread that sleeps in a write(2) which this lets succeed.
 pub type Answer<'a> = (Tid, &'a dyn Fn());
 
 impl Nsproxy {
-    /// `program` is one whose `main` heeds [`holder::HOLDER_ARG`] and [`crate::inject::HELPER_ARG`].
+    /// `program` is one whose `main` heeds [`holder::HOLDER_ARG`], [`crate::inject::HELPER_ARG`] and [`PROBE_ARG`].
     #[must_use]
     pub fn new(program: impl Into<PathBuf>) -> Self {
         let program = program.into();
-        Self { injector: Mutex::new(Injector::new(&program)), program }
+        Self { injector: Mutex::new(Injector::new(&program)), program, enters_together: OnceLock::new() }
     }
 
     /// See [`Injector::on_waiting`].
     pub fn on_waiting(&self, turn_away: impl Fn(&[Tid]) + Send + 'static) {
         self.injector.lock().on_waiting(turn_away);
+    }
+
+    /// Whether threads that share their directories can enter a mount namespace, if another kind is entered with it. Newer kernels refuse it.
+    pub fn enters_together(&self) -> bool {
+        let probe = || {
+            let mut probe = Command::new(&self.program);
+            probe.arg(PROBE_ARG).current_dir("/").env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            probe.status().is_ok_and(|status| status.success())
+        };
+        *self.enters_together.get_or_init(probe)
     }
 
     /// A process that is in these namespaces.
@@ -248,4 +265,18 @@ impl Nsproxy {
             None => injector.inject(target, plan, DEADLINE),
         }
     }
+}
+
+/// Succeeds unless the kernel refuses [`Nsproxy::enters_together`]: EINVAL, seen on 6.12.117 and not on 6.1 and 6.18 (`mntns_install`).
+#[must_use]
+pub fn probe_main() -> ExitCode {
+    let tried = std::thread::scope(|scope| {
+        let (stay, leave) = std::sync::mpsc::channel::<()>();
+        // Shares the directories.
+        let _ = std::thread::Builder::new().spawn_scoped(scope, move || leave.recv());
+        let tried = pidfd_open(getpid().as_raw()).and_then(|own| setns(own, CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS));
+        drop(stay);
+        tried
+    });
+    if tried == Err(Errno::EINVAL) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

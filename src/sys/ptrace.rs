@@ -233,25 +233,31 @@ pub fn share(a: Tid, b: Tid, what: Shared) -> Result<bool, Errno> {
     }
 }
 
-/// A copy of descriptor `fd` of a thread. EINVAL before Linux 6.9 for one that does not lead its process.
-pub fn copy_fd(tid: Tid, fd: i32) -> Result<OwnedFd, Errno> {
-    let open = |flags: u32| {
-        // SAFETY: two numbers.
-        match unsafe { libc::syscall(libc::SYS_pidfd_open, tid, flags) } {
-            -1 => Err(Errno::last()),
-            pidfd => Ok(pidfd as RawFd),
-        }
-    };
+/// A copy of descriptor `fd` of a thread of process `tgid`.
+///
+/// # Errors
+/// EINVAL before Linux 6.9 if the main thread is dead or has other descriptors than this one.
+pub fn copy_fd(tgid: Tid, tid: Tid, fd: i32) -> Result<OwnedFd, Errno> {
     // PIDFD_THREAD: the thread's own table.
-    let pidfd = open(libc::O_EXCL as u32).or_else(|_| open(0))?;
-    // SAFETY: new, and nobody else knows it.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    // SAFETY: three numbers.
-    match unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) } {
-        -1 => Err(Errno::last()),
-        // SAFETY: new, and nobody else knows it.
-        copy => Ok(unsafe { OwnedFd::from_raw_fd(copy as RawFd) }),
+    match pidfd_getfd(tid, libc::O_EXCL as u32, fd) {
+        Err(Errno::EINVAL) => {}
+        copy => return copy,
     }
+    let copy = pidfd_getfd(tgid, 0, fd).map_err(|_| Errno::EINVAL)?;
+    // The main thread's is the thread's if it is the same file.
+    let (there, here) = (nix::sys::stat::stat(format!("/proc/{tgid}/task/{tid}/fd/{fd}").as_str())?, nix::sys::stat::fstat(&copy)?);
+    if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino) { Ok(copy) } else { Err(Errno::EINVAL) }
+}
+
+fn pidfd_getfd(tid: Tid, flags: u32, fd: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: two numbers.
+    let pidfd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, tid, flags) })?;
+    // SAFETY: new, and nobody else knows it.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as RawFd) };
+    // SAFETY: three numbers.
+    let copy = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })?;
+    // SAFETY: new, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy as RawFd) })
 }
 
 /// What has become of a traced thread.

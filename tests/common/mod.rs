@@ -6,6 +6,7 @@
 // System calls that nix lacks; elsewhere in the tests there is none.
 #![allow(unsafe_code)]
 
+pub mod kernels;
 pub mod named;
 pub mod namespaces;
 pub mod place;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetches the kernels that tests/tracking/kernels.rs boots, as Debian delivers them, into target/kernels (or the directory given).
+# Fetches the kernels that the tests in tests/common/kernels.rs boots, as Debian delivers them, into target/kernels (or the directory given).
 # Needs apt-get and dpkg-deb; what is there already is kept.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

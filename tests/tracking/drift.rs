@@ -2,8 +2,8 @@
 //! the kernel remembers it.
 
 use super::family::{Family, Node};
-use super::kernels::IS_TOLD;
 use super::side::{BPF, Config, NETLINK, NETLINK_USER, PERF, SCAN, Side, USER, test_name};
+use crate::common::kernels::THERE;
 use crate::common::{affinity, raw, skipped, wait_until};
 
 /// A group `g` with these CPUs, and a member.
@@ -47,7 +47,7 @@ impl World {
     fn counts(&self, before: u64) {
         if !self.side.is_kernels() {
             wait_until("it is counted", || self.drift() > before);
-            if std::env::var_os(IS_TOLD).is_some() {
+            if std::env::var_os(THERE).is_some() {
                 wait_until("it is told", || self.side.stat()["asked"] >= self.drift());
             }
         }

@@ -280,11 +280,13 @@ impl<'a> Way<'a> {
         let own = std::process::id().cast_signed();
         let same_pids = Ns::active(tgid, Namespace::PidForChildren).ok() == Ns::active(own, Namespace::PidForChildren).ok();
         let tids = party.changes.iter().map(|change| change.tid).collect();
-        let steps = Steps { plan: Plan::default(), multi, shares_fs: multi && whole, same_pids, tids };
+        let (shares_fs, mounts) = (multi && whole, self.differ(Namespace::Mnt));
+        let together = shares_fs && mounts && proxy.enters_together();
+        let steps = Steps { plan: Plan::default(), multi, shares_fs, together, same_pids, tids };
 
         let old: Vec<Ns> = self.old.iter().filter(|ns| self.differ(ns.kind())).cloned().collect();
         // Who shares a root directory with others can be brought back only by a process that is where it was.
-        let keeper = (multi && self.differ(Namespace::Mnt)).then(|| self.hold(proxy, &old, "old")).transpose()?;
+        let keeper = (multi && mounts).then(|| self.hold(proxy, &old, "old")).transpose()?;
         let took = Took { old: &old, keeper: keeper.as_ref(), place: self.place.as_ref() };
         // As for the way back.
         let home: Vec<Ns> = self.differs.iter().filter(|ns| self.leaves(ns.kind())).cloned().collect();

@@ -30,6 +30,8 @@ pub(super) struct Steps {
     pub(super) multi: bool,
     /// All threads that share a root directory are moved.
     pub(super) shares_fs: bool,
+    /// And can go on sharing it in another mount namespace.
+    pub(super) together: bool,
     /// The target's numbers are ours.
     pub(super) same_pids: bool,
     /// Who moves.
@@ -89,11 +91,14 @@ impl Steps {
     }
 
     /// The flags for entering these kinds of a holder's, and whether each thread must have directories of its own for that: threads that share
-    /// them cannot enter a mount namespace alone, but with another kind, which is one that they have in common with the holder.
+    /// them cannot enter a mount namespace alone, but on many kernels with another kind, which may be one that they have in common with the holder.
     fn mask(&self, kinds: &[Namespace], holder: &Holder) -> (CloneFlags, bool) {
         let mask: CloneFlags = kinds.iter().map(|kind| flag(*kind)).collect();
-        if mask != CloneFlags::CLONE_NEWNS || !self.multi || !self.shares_fs {
+        if !mask.contains(CloneFlags::CLONE_NEWNS) || !self.shares_fs {
             return (mask, false);
+        }
+        if !self.together || mask != CloneFlags::CLONE_NEWNS {
+            return (mask, !self.together);
         }
         // The dead are nowhere.
         let is_in = |tid: Tid, kind, ino| ino_of(tid, kind).map_or_else(|errno| errno == Errno::ESRCH, |now| now == ino);

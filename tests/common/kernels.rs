@@ -1,0 +1,33 @@
+//! The kernels of a distribution, as they are delivered: a test binary runs some of its tests again in a virtual machine.
+
+use super::skipped;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Set there. Unlike on many a test machine, programs may be called behind the kernel's functions: what members do to their own affinity is told.
+pub const THERE: &str = "CGFUSE_ON_A_KERNEL_OF_A_DISTRIBUTION";
+
+/// Debian 12's own, and its newest.
+pub const KERNELS: [&str; 2] = ["linux-image-6.1.", "linux-image-6.12."];
+
+/// Runs these tests of this binary, whose full names they are, on a kernel of [`KERNELS`]; programs of the tests' own are named by their sources.
+/// None may be skipped there.
+pub fn run_on(kernel: &str, test: &str, tests: &[&str], programs: &[(&str, &Path)]) {
+    let project = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let kernels = project.join("target/kernels").read_dir().into_iter().flatten().flatten();
+    let Some(kernel) = kernels.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains(kernel)) else {
+        return skipped(test, "no kernel to boot: see tests/kernels/fetch.sh");
+    };
+    let own = std::env::current_exe().expect("a path");
+    let mut boot = Command::new(project.join("tests/kernels/boot.sh"));
+    boot.arg(kernel).arg(&own).arg(env!("CARGO_BIN_EXE_cgfuse"));
+    for (source, program) in programs {
+        // A program that sees its source is not compiled again.
+        boot.arg(project.join(source)).arg(program);
+    }
+    let run = format!("{THERE}=1 {} --exact {}", own.display(), tests.join(" "));
+    let said = boot.arg("--").arg(run).output().expect("boot.sh");
+    let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+    assert!(said.status.success(), "{}\n{out}\n{err}", said.status);
+    assert!(out.contains(&format!("test result: ok. {} passed", tests.len())) && !out.contains("skipped: "), "{out}");
+}
