@@ -6,6 +6,9 @@
 /// Threads' affinities: wishes, wide masks, memory.
 #[path = "model/affinity.rs"]
 mod affinity;
+/// Members whose CPUs are set by others, where that is told.
+#[path = "model/asked.rs"]
+mod asked;
 /// Moving: all or none, and what happens meanwhile.
 #[path = "model/attach.rs"]
 mod attach;

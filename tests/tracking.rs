@@ -22,7 +22,7 @@ mod tracking {
 
 /// What is told, by whom, and that drift is told, on other kernels.
 fn kernel(named: &str, test: &str) {
-    let tests = ["tracking::drift::drift_bpf", "tracking::traces::traces_bpf", "tracking::stat::the_best_one_is_chosen"];
+    let tests = ["tracking::drift::drift_bpf", "tracking::traces::traces_bpf"];
     let family = "tests/tracking/family.c";
     common::kernels::run_on(named, test, &tests, &[(family, &common::compiled(family))]);
 }

@@ -254,9 +254,9 @@ impl<'l, 'h> Migration<'l, 'h> {
                 }
             };
             while let Some(slot) = table.get(change.tid).filter(|slot| self.origin(*slot) == Some(change.css_set)) {
-                // Gone, and still there: it is executing a program, and has another tid by now. And where exits are not told, another thread
-                // may be known by the main one's tid meanwhile, for the same reason; one from another css_set is found below.
-                let other = change.gone || change.tid == change.tgid && !tracked.tracker.tells_exits();
+                // Gone, and still there: it is executing a program, and has another tid by now. And another thread may be known by the main one's
+                // tid meanwhile, for the same reason, marked where that is told; one from another css_set is found below.
+                let other = change.gone || change.tid == change.tgid && (slot.fresh || !tracked.tracker.tells_exits());
                 let there = Slot { css_set: target, fresh: other || slot.fresh && !self.committed, ..slot };
                 if tracked.put(table, change.tid, slot, there) {
                     born.extend(other.then_some((change.tid, there)));
@@ -385,7 +385,8 @@ impl Locked<'_> {
         let known = hierarchy.table.get(tid);
         match known {
             Some(slot) if tracked.sets.cgroup(slot.css_set) != ROOT => {
-                if !tracked.tracker.tells_exits() {
+                // Of who is on his way the move itself finds out.
+                if !tracked.tracker.tells_exits() || tracked.sets.cgroup(slot.css_set) == to {
                     drop(tracked);
                     self.machine().affinity(tid)?;
                 }
@@ -491,7 +492,9 @@ impl Locked<'_> {
                     }
                 };
                 while let Some(slot) = hierarchy.table.get(change.tid).filter(|slot| slot.css_set == change.css_set) {
-                    if tracked.put(&hierarchy.table, change.tid, slot, Slot { css_set, fresh: false, ..slot }) {
+                    // By the main thread's tid another one may be known meanwhile, which is looked at when the lock is given back.
+                    let fresh = slot.fresh && change.tid == change.tgid;
+                    if tracked.put(&hierarchy.table, change.tid, slot, Slot { css_set, fresh, ..slot }) {
                         break;
                     }
                 }

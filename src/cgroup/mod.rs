@@ -46,6 +46,9 @@ const NEWBORN_PATIENCE: Duration = Duration::from_millis(2);
 /// How often members are looked at for what they have given themselves, while there are any.
 const POLL: Duration = Duration::from_secs(1);
 
+/// Members whose CPUs are set again and again are looked at as often as this at the most.
+const ASK: Duration = Duration::from_millis(20);
+
 /// So many members at the most are looked at each time for whether they are alive, where nobody tells.
 const LOOK_AT: usize = 500;
 
@@ -100,6 +103,8 @@ struct Tracked {
     settle: Vec<Instant>,
     /// When members are to be looked at for what they have given themselves.
     next_poll: Instant,
+    /// Not before then they are looked at because it is told.
+    next_asked: Instant,
     /// [`Table::marked`] when newborn members have been looked at last.
     marked: u64,
     /// The member that has been looked at last for whether it is alive.
@@ -117,9 +122,16 @@ impl Tracked {
         }
         done.is_ok()
     }
-}
 
-impl Tracked {
+    /// The members whose CPUs somebody has set, if it is time to look at them.
+    fn take_asked(&mut self, now: Instant) -> Vec<Tid> {
+        let asked = if self.next_asked <= now { self.tracker.take_asked() } else { Vec::new() };
+        if !asked.is_empty() {
+            self.next_asked = now + ASK;
+        }
+        asked
+    }
+
     /// Forgets a member that has gone without a word. Whether it has.
     fn forget(&mut self, hierarchy: &Hierarchy, tid: Tid, slot: Slot) -> bool {
         let is_ghost = self.tracker.is_ghost(&*hierarchy.machine, tid, slot);
@@ -142,6 +154,7 @@ impl Hierarchy {
             inhabited: FxHashSet::default(),
             settle: Vec::new(),
             next_poll: machine.now(),
+            next_asked: machine.now(),
             marked: 0,
             looked_at: 0,
             drift: 0,
@@ -356,7 +369,7 @@ impl Hierarchy {
         }
         let poll = tracked.next_poll <= now;
         let settle = tracked.settle.first().is_some_and(|due| *due <= now);
-        let mut list = self.asked(&mut tracked);
+        let mut list = self.places(tracked.take_asked(now));
         if poll {
             list = self.table.iter().filter(|(_, slot)| slot.css_set != ROOT_SET).collect();
         } else if settle {
@@ -383,19 +396,20 @@ impl Hierarchy {
     pub fn listen(&self) {
         let mut tracked = self.sync();
         let newborn = tracked.marked != self.table.marked();
-        let asked = self.asked(&mut tracked);
+        let asked = tracked.take_asked(self.machine.now());
         drop(tracked);
         if newborn || !asked.is_empty() {
-            self.lock().check(&asked);
+            let locked = self.lock();
+            // Only now they stay where they are.
+            locked.check(&self.places(asked));
         } else {
             self.release();
         }
     }
 
-    /// The members that somebody has given other CPUs.
-    fn asked(&self, tracked: &mut Tracked) -> Vec<(Tid, Slot)> {
-        let asked = tracked.tracker.take_asked();
-        asked.into_iter().filter_map(|tid| Some((tid, self.table.get(tid)?))).filter(|(_, slot)| slot.css_set != ROOT_SET).collect()
+    /// Those of these tasks that are members.
+    fn places(&self, tids: Vec<Tid>) -> Vec<(Tid, Slot)> {
+        tids.into_iter().filter_map(|tid| Some((tid, self.table.get(tid)?))).filter(|(_, slot)| slot.css_set != ROOT_SET).collect()
     }
 
     /// The members that have been marked, and may still have what their creators had before a change.
@@ -437,11 +451,13 @@ impl Hierarchy {
         if tracked.sets.is_empty() {
             return tracked.tracker.is_active().then(|| self.machine.now());
         }
-        if tracked.tracker.has_asked() || tracked.marked != self.table.marked() {
-            return Some(self.machine.now());
+        let now = self.machine.now();
+        if tracked.marked != self.table.marked() {
+            return Some(now);
         }
         let told = !tracked.tracker.is_prompt() && !self.tree.read().release_agent.is_empty();
-        let poll = tracked.next_poll.min(self.machine.now() + if told { RELEASE_POLL } else { POLL });
+        let poll = tracked.next_poll.min(now + if told { RELEASE_POLL } else { POLL });
+        let poll = if tracked.tracker.has_asked() { poll.min(tracked.next_asked) } else { poll };
         Some(tracked.settle.first().map_or(poll, |settle| poll.min(*settle)))
     }
 }

@@ -386,11 +386,16 @@ impl Filesystem for Face {
     ) {
         let (fh, size, client) = (fh.0, size as usize, client(req));
         if self.vfs.is_slow_read(fh) {
+            let housekeeper = self.housekeeper.clone();
             self.reads.put(client.tid, move |turn| {
-                reply_data(reply, if let Turn::Now(vfs) = turn { vfs.read(fh, offset, size, client) } else { Err(Error::Restart) });
+                let Turn::Now(vfs) = turn else { return reply_data(reply, Err(Error::Restart)) };
+                reply_data(reply, vfs.read(fh, offset, size, client));
+                housekeeper.look(vfs);
             });
         } else {
             reply_data(reply, self.vfs.read(fh, offset, size, client));
+            // It may have taken what the housekeeper would have been woken for.
+            self.housekeeper.look(&self.vfs);
         }
     }
 

@@ -388,22 +388,13 @@ impl<S: Source> EventLog<S> {
         };
         if let Some(survivor) = survivor {
             self.remove(tgid);
-            self.rename(survivor, tgid);
+            self.table.rename(survivor, tgid);
             self.seen.insert(tgid, self.now);
         }
         known.into_iter().for_each(|tid| self.remove(tid));
         self.threads.remove(&tgid);
         if leader.is_some() {
             self.late.insert(tgid);
-        }
-    }
-
-    /// A thread has its process's pid from now on, and is to be looked at: whoever has changed the CPUs of the main thread by that pid may
-    /// have met the former one.
-    fn rename(&mut self, tid: Tid, tgid: Tid) {
-        self.table.rename(tid, tgid);
-        if let Some(slot) = self.table.get(tgid).filter(|slot| slot.css_set != ROOT_SET) {
-            let _ = self.table.replace(tgid, slot, Slot { fresh: true, ..slot });
         }
     }
 
@@ -649,7 +640,7 @@ impl<S: Source> Tracker for EventLog<S> {
             } else {
                 // The main thread was dead and lives again: another one is executing a program, and has become it.
                 self.stats.guessed += u64::from(self.css_set_of(tgid).is_some_and(|(_, split)| split));
-                self.rename(tid, tgid);
+                self.table.rename(tid, tgid);
                 self.seen.remove(&tid);
                 self.seen.insert(tgid, self.now);
                 self.unlist(tid, tgid);

@@ -94,7 +94,7 @@ pub struct Stats {
     pub rescans: u64,
     /// Children whose creator was not told exactly, and had to be guessed.
     pub guessed: u64,
-    /// Members that have been given other CPUs by somebody else, where that is told.
+    /// How often a member's CPUs have been set by another process than this one, be they others or not, where that is told.
     pub asked: u64,
 }
 
@@ -121,7 +121,8 @@ pub trait Tracker: Send {
     /// Whether the table holds all tasks of the machine, not only members and their processes' threads.
     fn knows_all(&self) -> bool;
 
-    /// Whether whoever has exited is out of the table after [`Tracker::sync`], so that [`Tracker::reap`] has nothing to do.
+    /// Whether whoever has exited is out of the table after [`Tracker::sync`], so that [`Tracker::reap`] has nothing to do, and whoever has got a
+    /// main thread's tid is marked as to be looked at.
     fn tells_exits(&self) -> bool;
 
     /// Whether its descriptor becomes readable soon after the last task of a css_set has exited.
@@ -164,7 +165,7 @@ pub trait Tracker: Send {
     /// The css_sets that have become empty since the last call by deaths; where nobody wants to know at once, perhaps not all.
     fn take_emptied(&mut self) -> Vec<CssSetId>;
 
-    /// The members that have been given CPUs by anybody but this server since the last call, themselves included, where that is told.
+    /// The members whose CPUs have been set by another process than this one since the last call, where that is told.
     fn take_asked(&mut self) -> Vec<Tid> {
         Vec::new()
     }

@@ -31,7 +31,8 @@ pub const MAX_CSS_SETS: usize = 1 << 17;
 /// The length of `counts`.
 pub const COUNTS_LEN: usize = MAX_CSS_SETS + 1;
 
-/// The task was born with other CPUs than its creator has: he was being changed meanwhile, and nobody has looked at it since.
+/// The task was born with other CPUs than its creator has, or has got the main thread's tid: somebody was being changed meanwhile, and nobody has
+/// looked at it since.
 pub const FRESH: u64 = 1 << 31;
 
 /// The task has been put back inside its group before; not inherited.
@@ -152,7 +153,7 @@ impl Table {
         self.exchange(tid, Some(old), None)
     }
 
-    /// A task has another pid from now on: it has executed a program, and its process's main thread is dead.
+    /// A task has another pid from now on, and is to be looked at: it has executed a program, and its process's main thread is dead.
     /// Whether that has emptied the css_set of whoever had the pid before.
     pub fn rename(&self, old: Tid, new: Tid) -> bool {
         let Some(slot) = self.get(old) else { return false };

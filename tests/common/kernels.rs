@@ -25,7 +25,8 @@ pub fn run_on(kernel: &str, test: &str, tests: &[&str], programs: &[(&str, &Path
         // A program that sees its source is not compiled again.
         boot.arg(project.join(source)).arg(program);
     }
-    let run = format!("{THERE}=1 {} --exact {}", own.display(), tests.join(" "));
+    // Otherwise nobody would see what is skipped.
+    let run = format!("{THERE}=1 '{}' --nocapture --exact {}", own.display(), tests.join(" "));
     let said = boot.arg("--").arg(run).output().expect("boot.sh");
     let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
     assert!(said.status.success(), "{}\n{out}\n{err}", said.status);

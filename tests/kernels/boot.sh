@@ -15,7 +15,7 @@ mkdir -p "$root"/{bin,dev,etc,lib,lib64,mods,proc,sys,tmp,var/log}
 # A file with the libraries that it needs.
 put() {
     local file
-    for file in "$1" $(ldd "$1" 2>/dev/null | grep -o '/[^ ]*' || :); do
+    { echo "$1"; { ldd "$1" 2>/dev/null || :; } | sed -n 's/.*[[:space:]]\(\/[^ ]*\) (0x.*/\1/p'; } | while read -r file; do
         [ -e "$root$file" ] && continue
         mkdir -p "$root$(dirname "$file")"
         cp -L --preserve=mode "$file" "$root$file"
@@ -24,6 +24,7 @@ put() {
 while [ "$1" != -- ]; do put "$1"; shift; done
 shift
 busybox=$(command -v busybox)
+put "$busybox"
 cp -L "$busybox" "$root/bin/busybox"
 find "$kernel" -name 'fuse.ko*' -exec cp {} "$root/mods" \;
 echo 'root:x:0:0:root:/tmp:/bin/sh' > "$root/etc/passwd"
@@ -36,7 +37,7 @@ export PATH=/bin HOME=/tmp
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
-mount -t tmpfs -o mode=1777 tmpfs /tmp
+chmod 1777 /tmp
 ip link set lo up
 for module in /mods/*; do [ -e "$module" ] && insmod "$module"; done
 sh /command
@@ -46,8 +47,8 @@ END
 chmod +x "$root/init"
 (cd "$root" && find . | "$busybox" cpio -o -H newc 2>/dev/null) | gzip -1 > "$part/initrd"
 
-timeout "${TIMEOUT:-300}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 2G -nodefaults -no-reboot -display none \
-    -serial stdio -kernel "$kernel"/boot/vmlinuz-* -initrd "$part/initrd" -append 'console=ttyS0 quiet panic=-1' < /dev/null > "$part/said" ||
+timeout "${TIMEOUT:-600}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 2G -nodefaults -no-reboot -display none \
+    -serial stdio -kernel "$kernel"/boot/vmlinuz-* -initrd "$part/initrd" -append 'console=ttyS0 quiet loglevel=0 panic=-1' < /dev/null > "$part/said" ||
     echo "$0: qemu ended with $?" >&2
 tr -d '\r' < "$part/said"
 exit "$(tr -d '\r' < "$part/said" | sed -n 's/^exit status //p' | tail -n 1 | grep . || echo 99)"

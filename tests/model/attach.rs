@@ -295,6 +295,25 @@ fn what_a_thread_was_given_is_no_wish_of_the_main_one_whose_pid_it_gets() {
 }
 
 #[test]
+fn who_gets_the_main_threads_tid_behind_its_change_is_changed_too() {
+    for file in ["procs", "cpus"] {
+        let world = World::told(FakeMachine::new(4, 1));
+        world.group("/a", "0");
+        world.group("/b", "0-3");
+        let leader = world.machine.process(0);
+        let thread = world.machine.thread(leader);
+        world.attach_process("/a", leader).expect("attach");
+        world.settle();
+        world.machine.at(At::AfterSet(leader), move |machine| machine.exec(thread));
+        let done = if file == "procs" { world.attach_process("/b", leader) } else { world.write("/a/cpuset.cpus", "0-3") };
+        done.expect(file);
+        assert_eq!((world.machine.hooks_left(), world.affinity(leader)), (0, "0-3".into()), "{file}");
+        world.settle();
+        assert_eq!(world.affinity(leader), "0-3", "{file}: it has asked for nothing");
+    }
+}
+
+#[test]
 fn a_thread_born_during_the_move_is_moved() {
     let world = world();
     let tids = process(&world, 1);

@@ -58,7 +58,7 @@ impl World {
         Self::tracked_by(machine, Box::new(log), 0)
     }
 
-    fn tracked_by(machine: Arc<FakeMachine>, tracker: Box<dyn Tracker>, owner: u32) -> Self {
+    pub(crate) fn tracked_by(machine: Arc<FakeMachine>, tracker: Box<dyn Tracker>, owner: u32) -> Self {
         let hierarchy = Hierarchy::new(machine.clone(), SUBSYS.to_vec(), tracker, owner);
         Self { machine, vfs: Vfs::new(hierarchy, false, RootAttr { uid: owner, gid: owner, mode: 0o555 }) }
     }
