@@ -280,8 +280,10 @@ impl<'a> Way<'a> {
         let own = std::process::id().cast_signed();
         let same_pids = Ns::active(tgid, Namespace::PidForChildren).ok() == Ns::active(own, Namespace::PidForChildren).ok();
         let tids = party.changes.iter().map(|change| change.tid).collect();
-        let (shares_fs, mounts) = (multi && whole, self.differ(Namespace::Mnt));
-        let together = shares_fs && mounts && proxy.enters_together();
+        let mounts = self.differ(Namespace::Mnt);
+        let together = !whole || !mounts || proxy.enters_together();
+        // There may be another thread by now.
+        let shares_fs = whole && (multi || !together);
         let steps = Steps { plan: Plan::default(), multi, shares_fs, together, same_pids, tids };
 
         let old: Vec<Ns> = self.old.iter().filter(|ns| self.differ(ns.kind())).cloned().collect();

@@ -28,9 +28,9 @@ pub(super) struct Steps {
     pub(super) plan: Plan,
     /// There are other threads.
     pub(super) multi: bool,
-    /// All threads that share a root directory are moved.
+    /// The threads that move may share a root directory with each other.
     pub(super) shares_fs: bool,
-    /// And can go on sharing it in another mount namespace.
+    /// And can go on sharing it in another mount namespace; if not, each gets its own.
     pub(super) together: bool,
     /// The target's numbers are ours.
     pub(super) same_pids: bool,
@@ -52,6 +52,9 @@ impl Steps {
         let kinds: Vec<Namespace> = to.iter().map(Ns::kind).collect();
         let undo = self.undo(&kinds, took);
         let Some(holder) = holder else {
+            if kinds.contains(&Namespace::Mnt) && self.shares_fs && !self.together {
+                self.unshare_fs();
+            }
             for ns in to {
                 let fd = self.plan.fd(Descriptor::File(ns.share()));
                 let undo = self.undo(&[ns.kind()], took);
