@@ -378,7 +378,7 @@ impl<'a> Run<'a> {
             waiting.push((thread.i, place, false));
         }
         while let Some(&(i, _, _)) = waiting.first() {
-            let Some((i, event)) = self.tracees.wait_blocking(i) else {
+            let Some((i, event)) = self.tracees.wait(i) else {
                 waiting.retain(|(i, _, _)| self.tracees.is_running(*i));
                 continue;
             };

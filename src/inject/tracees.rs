@@ -269,16 +269,7 @@ impl Tracees {
     /// Waits for a running thread's next event. It returns from time to time: with another thread's event, or with none. Their
     /// states are brought up to date.
     pub(super) fn wait(&mut self, i: usize) -> Option<(usize, Event)> {
-        self.wait_by(ptrace::wait, i)
-    }
-
-    /// The same for one that blocks all signals that can be.
-    pub(super) fn wait_blocking(&mut self, i: usize) -> Option<(usize, Event)> {
-        self.wait_by(ptrace::wait_blocking, i)
-    }
-
-    fn wait_by(&mut self, wait: fn(Tid) -> Result<Option<Event>, Errno>, i: usize) -> Option<(usize, Event)> {
-        match wait(self.tids[i]) {
+        match ptrace::wait(self.tids[i]) {
             Ok(Some(event)) => Some(self.happened(self.tids[i], event)),
             Ok(None) => {
                 // Whoever executes a program waits until its dead siblings are reaped.
