@@ -82,7 +82,7 @@ pub enum InjectError {
     },
     /// A descriptor could not be handed over.
     #[error(
-        "{tid}: cannot give it descriptor {index} of the plan: {errno} (EMFILE: raise its RLIMIT_NOFILE; EINVAL: its main thread is dead or has other descriptors, which takes Linux 6.9; EOPNOTSUPP: syscall user dispatch, which takes 6.4)"
+        "{tid}: cannot give it descriptor {index} of the plan: {errno} (EMFILE: raise its RLIMIT_NOFILE; EINVAL: its main thread is dead or has other descriptors, which takes Linux 6.9)"
     )]
     Descriptor {
         /// The thread.

@@ -33,8 +33,6 @@ struct Thread {
     /// What it will go on with.
     regs: Regs,
     mask: u64,
-    /// What it blocks while it executes.
-    blocked: u64,
     /// Its own, and the one it has in a slot; `None` if that makes no difference.
     dispatch: Option<(UserDispatch, UserDispatch)>,
     /// Where it executes, while it is modified.
@@ -326,7 +324,7 @@ impl<'a> Run<'a> {
             let _ = ptrace::set_user_dispatch(tid, exempt);
         }
         let _ = ptrace::set_regs(tid, &arch::parked(&thread.regs, self.area.abi, slot));
-        let _ = ptrace::set_signal_mask(tid, thread.blocked);
+        let _ = ptrace::set_signal_mask(tid, u64::MAX);
         Ok(())
     }
 
@@ -402,11 +400,6 @@ impl<'a> Run<'a> {
                 },
                 // The process was stopped or continued by others; it will be what it is when the thread is let go.
                 Event::Stop => self.tracees.resume_to_syscall(i, 0),
-                // The call was not made. The signal goes when the thread is let go.
-                Event::Signal(signal) if ptrace::is_dispatched(self.tracees.tids[i], signal) => {
-                    outcomes[*place] = Err(Fault::Failed(Errno::EOPNOTSUPP));
-                    waiting.remove(at);
-                }
                 // SIGSTOP, which cannot be blocked.
                 Event::Signal(signal) => self.tracees.resume_to_syscall(i, signal),
             }
@@ -538,12 +531,9 @@ fn look(i: usize, tid: Tid, regs: &Regs, area: &Area) -> Result<Option<Thread>, 
     {
         arch::set_pc(&mut regs, abort);
     }
-    let told = ptrace::user_dispatch(tid);
-    let own = told.unwrap_or_default();
+    let own = ptrace::user_dispatch(tid);
     let dispatch = area.exempt(&own).map_err(|what| InjectError::Foreign { tid, what })?.map(|exempt| (own, exempt));
-    // One that may be on has its way to tell, which kills who blocks it.
-    let blocked = if told.is_some() { u64::MAX } else { !(1 << (libc::SIGSYS - 1)) };
-    Ok(Some(Thread { i, tid, regs, mask, blocked, dispatch, slot: None, done: 0 }))
+    Ok(Some(Thread { i, tid, regs, mask, dispatch, slot: None, done: 0 }))
 }
 
 /// Where a thread in a restartable sequence must go on, as the kernel would have it after a preemption. The kernel itself sees it

@@ -167,20 +167,11 @@ pub struct UserDispatch {
     pub len: u64,
 }
 
-/// A stopped thread's syscall user dispatch; `None` before Linux 6.4, which does not tell.
-pub fn user_dispatch(tid: Tid) -> Option<UserDispatch> {
+/// A stopped thread's syscall user dispatch; off where the kernel has none.
+pub fn user_dispatch(tid: Tid) -> UserDispatch {
     let mut config = UserDispatch::default();
     let got = request(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, tid, size_of::<UserDispatch>(), &raw mut config as usize);
-    got.is_ok().then_some(config)
-}
-
-/// Whether a thread is about to take SIGSYS since a system call of its was dispatched (SYS_USER_DISPATCH).
-pub fn is_dispatched(tid: Tid, signal: i32) -> bool {
-    const SYS_USER_DISPATCH: i32 = 2;
-    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    let got = signal == libc::SIGSYS && request(libc::PTRACE_GETSIGINFO, tid, 0, info.as_mut_ptr() as usize).is_ok();
-    // SAFETY: zeroed or written by the kernel, it is a siginfo.
-    got && unsafe { info.assume_init() }.si_code == SYS_USER_DISPATCH
+    got.map_or(UserDispatch::default(), |_| config)
 }
 
 /// Sets a stopped thread's syscall user dispatch.
