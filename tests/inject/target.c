@@ -132,7 +132,8 @@ static void blocked(sigset_t *set)
 }
 
 /* What the child does. */
-static void do_kill(void) { kill(shared->parent, SIGUSR1); }
+/* To the thread: the kernel may give a signal for the process to any thread that does not block it at that moment. */
+static void do_kill(void) { syscall(SYS_tgkill, shared->parent, shared->parent, SIGUSR1); }
 static void do_write(void) { if (write(shared->fd[1], "12345678", 8) != 8) _exit(1); }
 static void do_drain(void) { char b[65536]; while (read(shared->fd[0], b, sizeof(b)) > 0); }
 static void do_wake(void)
