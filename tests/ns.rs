@@ -386,29 +386,16 @@ fn what_cannot_be_taken_back_is_said() {
     assert_eq!(ns_of(target.pid(), "user"), value(&web, "ns.user"), "{why}");
 }
 
-/// Moves on other kernels: before Linux 6.9 threads have no pidfds.
-fn kernel(named: &str, test: &str) {
-    let tests = [
-        "a_pid_namespace_has_an_init",
-        "a_thread_moves_alone",
-        "members_move_when_the_group_changes",
-        "mnt::five_threads",
-        "net::a_hundred_threads",
-        "root_is_a_directory_of_the_members",
-        "the_writer_moves_himself",
-        "time_is_entered_alone",
-        "uts::one_thread",
-    ];
-    let target = "tests/common/target.c";
-    common::kernels::run_on(named, test, &tests, &[(target, &common::compiled(target))]);
-}
-
-#[test]
-fn on_linux_6_1() {
-    kernel(common::kernels::KERNELS[0], "on_linux_6_1");
-}
-
-#[test]
-fn on_linux_6_12() {
-    kernel(common::kernels::KERNELS[1], "on_linux_6_12");
-}
+// Before Linux 6.9 threads have no pidfds.
+on_other_kernels!(
+    "tests/common/target.c",
+    "a_pid_namespace_has_an_init",
+    "a_thread_moves_alone",
+    "members_move_when_the_group_changes",
+    "mnt::five_threads",
+    "net::a_hundred_threads",
+    "root_is_a_directory_of_the_members",
+    "the_writer_moves_himself",
+    "time_is_entered_alone",
+    "uts::one_thread",
+);

@@ -20,19 +20,5 @@ mod tracking {
     mod traces; // the same scripted families, task by task
 }
 
-/// What is told, by whom, and that drift is told, on other kernels.
-fn kernel(named: &str, test: &str) {
-    let tests = ["tracking::drift::drift_bpf", "tracking::traces::traces_bpf"];
-    let family = "tests/tracking/family.c";
-    common::kernels::run_on(named, test, &tests, &[(family, &common::compiled(family))]);
-}
-
-#[test]
-fn on_linux_6_1() {
-    kernel(common::kernels::KERNELS[0], "on_linux_6_1");
-}
-
-#[test]
-fn on_linux_6_12() {
-    kernel(common::kernels::KERNELS[1], "on_linux_6_12");
-}
+// What is told, by whom, and that drift is told.
+on_other_kernels!("tests/tracking/family.c", "tracking::drift::drift_bpf", "tracking::traces::traces_bpf");

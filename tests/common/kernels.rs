@@ -1,18 +1,31 @@
 //! The kernels of a distribution, as they are delivered: a test binary runs some of its tests again in a virtual machine.
 
-use super::skipped;
-use std::path::{Path, PathBuf};
+use super::{compiled, skipped};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// Set there. Unlike on many a test machine, programs may be called behind the kernel's functions: what members do to their own affinity is told.
 pub const THERE: &str = "CGFUSE_ON_A_KERNEL_OF_A_DISTRIBUTION";
 
-/// Debian 12's own, and its newest.
-pub const KERNELS: [&str; 2] = ["linux-image-6.1.", "linux-image-6.12."];
+/// Tests `on_linux_6_1`, Debian 12's own, and `on_linux_6_12`, its newest: the tests of this binary with these full names, which use a program that
+/// is compiled from this source.
+#[macro_export]
+macro_rules! on_other_kernels {
+    ($source:literal, $($test:literal),+ $(,)?) => {
+        #[test]
+        fn on_linux_6_1() {
+            $crate::common::kernels::run_on("linux-image-6.1.", "on_linux_6_1", &[$($test),+], $source);
+        }
 
-/// Runs these tests of this binary, whose full names they are, on a kernel of [`KERNELS`]; programs of the tests' own are named by their sources.
-/// None may be skipped there.
-pub fn run_on(kernel: &str, test: &str, tests: &[&str], programs: &[(&str, &Path)]) {
+        #[test]
+        fn on_linux_6_12() {
+            $crate::common::kernels::run_on("linux-image-6.12.", "on_linux_6_12", &[$($test),+], $source);
+        }
+    };
+}
+
+/// See [`on_other_kernels`]. None may be skipped there.
+pub fn run_on(kernel: &str, test: &str, tests: &[&str], source: &str) {
     let project = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let kernels = project.join("target/kernels").read_dir().into_iter().flatten().flatten();
     let Some(kernel) = kernels.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains(kernel)) else {
@@ -20,11 +33,8 @@ pub fn run_on(kernel: &str, test: &str, tests: &[&str], programs: &[(&str, &Path
     };
     let own = std::env::current_exe().expect("a path");
     let mut boot = Command::new(project.join("tests/kernels/boot.sh"));
-    boot.arg(kernel).arg(&own).arg(env!("CARGO_BIN_EXE_cgfuse"));
-    for (source, program) in programs {
-        // A program that sees its source is not compiled again.
-        boot.arg(project.join(source)).arg(program);
-    }
+    // What sees its source is not compiled again.
+    boot.arg(kernel).arg(&own).arg(env!("CARGO_BIN_EXE_cgfuse")).arg(project.join(source)).arg(compiled(source));
     // Otherwise nobody would see what is skipped.
     let run = format!("{THERE}=1 '{}' --nocapture --exact {}", own.display(), tests.join(" "));
     let said = boot.arg("--").arg(run).output().expect("boot.sh");

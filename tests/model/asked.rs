@@ -9,7 +9,7 @@ use cgfuse::tracker::{Stats, Tracker};
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Tells what the test has it tell.
 struct Telling {
@@ -152,7 +152,9 @@ fn who_is_moved_before_he_is_looked_at_has_what_he_has_there() {
         let mut locked = hierarchy.lock();
         sets(&world, &asked, task, &[0, 1]);
         let looks = scope.spawn(|| hierarchy.listen());
+        let end = Instant::now() + Duration::from_secs(20);
         while !asked.lock().expect("whole").is_empty() {
+            assert!(Instant::now() < end, "nobody takes what is told");
             thread::yield_now();
         }
         let moved = world.vfs.write(&mut locked, fh, task.to_string().as_bytes(), crate::world::root(), &|| ());

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::inject::Namespace;
 use crate::nsproxy::{Holder, Ns, Wanted, identity};
 use crate::sys::{Errno, Machine, Tid};
-use moves::{Back, By, Party, all_threads, enter, parties, proxy};
+use moves::{Back, By, Party, all_threads, enter, parties, proxy, take_back};
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
@@ -207,9 +207,7 @@ fn prepare_attach(locked: &Locked<'_>, attach: &Attach<'_>, changes: &mut [Chang
         enter(machine, &mut party, (&from, &to), by).map(|back| backs.extend(back))
     });
     if let Err(failure) = moved {
-        if let Ok(proxy) = proxy(machine) {
-            backs.iter().rev().for_each(|back: &Back| back.take(proxy));
-        }
+        take_back(machine, &backs);
         tell(locked, attach.to, &failure);
         return Err(failure.into());
     }
@@ -333,9 +331,7 @@ fn change(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, css: Css, want
     let backs: Mutex<Vec<Back>> = Mutex::default();
     for (n, group) in subtree.iter().enumerate() {
         let Err(failure) = move_members(locked, writer, *group, &old, &backs) else { continue };
-        if let Ok(proxy) = proxy(locked.machine()) {
-            backs.into_inner().iter().rev().for_each(|back| back.take(proxy));
-        }
+        take_back(locked.machine(), &backs.into_inner());
         swap(locked, old);
         for group in &subtree[..n] {
             let there = effective(&locked.tree(), *group, &[]);

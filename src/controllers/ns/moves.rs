@@ -110,7 +110,7 @@ pub(super) struct Back {
 
 impl Back {
     /// Brings the target back to where it was.
-    pub(super) fn take(&self, proxy: &Nsproxy) {
+    fn take(&self, proxy: &Nsproxy) {
         let end = Instant::now() + PATIENCE;
         loop {
             match proxy.inject(self.target, &self.plan, None) {
@@ -120,6 +120,13 @@ impl Back {
                 Err(error) => return log::warn!("task {} is not brought back to where it was: {error}", self.target.tid()),
             }
         }
+    }
+}
+
+/// Brings those who have moved back, the last one first.
+pub(super) fn take_back(machine: &dyn Machine, backs: &[Back]) {
+    if let Ok(proxy) = proxy(machine) {
+        backs.iter().rev().for_each(|back| back.take(proxy));
     }
 }
 
@@ -284,7 +291,7 @@ impl<'a> Way<'a> {
         let together = !whole || !mounts || proxy.enters_together();
         // There may be another thread by now.
         let shares_fs = whole && (multi || !together);
-        let steps = Steps { plan: Plan::default(), multi, shares_fs, together, same_pids, tids };
+        let steps = Steps { plan: Plan::default(), shares_fs, together, same_pids, tids };
 
         let old: Vec<Ns> = self.old.iter().filter(|ns| self.differ(ns.kind())).cloned().collect();
         // Who shares a root directory with others can be brought back only by a process that is where it was.
@@ -294,7 +301,8 @@ impl<'a> Way<'a> {
         let home: Vec<Ns> = self.differs.iter().filter(|ns| self.leaves(ns.kind())).cloned().collect();
         let shared = keeper.is_some() && find(&home, Namespace::Mnt).is_some();
         let guest = shared.then(|| self.hold(proxy, &home, "own")).transpose()?;
-        let plan = self.there(steps.clone(), (&home, guest.as_ref()), took, whole);
+        let alone = multi && !whole && self.place.is_some();
+        let plan = self.there(steps.clone(), (&home, guest.as_ref()), took, alone);
         let target = if whole { Target::Process(tgid) } else { Target::Thread(self.first) };
         let back = Back { target, plan: self.back(steps, took), _keeper: keeper };
 
@@ -320,9 +328,10 @@ impl<'a> Way<'a> {
         held.map_err(|error| Failure::new(error.errno, format!("{}: cannot hold its {whose} namespaces: {error}", self.tgid)))
     }
 
-    /// The plan for going there, and home where that does not say anything, perhaps with somebody who is there.
-    fn there(&self, mut steps: Steps, (home, guest): (&[Ns], Option<&Holder>), took: Took<'_>, whole: bool) -> Plan {
-        if steps.multi && !whole && self.place.is_some() {
+    /// The plan for going there, and home where that does not say anything, perhaps with somebody who is there. `alone`, the others that share its
+    /// directories stay behind.
+    fn there(&self, mut steps: Steps, (home, guest): (&[Ns], Option<&Holder>), took: Took<'_>, alone: bool) -> Plan {
+        if alone {
             steps.unshare_fs();
         }
         let there: Vec<Ns> = self.differs.iter().filter(|ns| !self.leaves(ns.kind())).cloned().collect();

@@ -26,8 +26,6 @@ pub(super) struct Took<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Steps {
     pub(super) plan: Plan,
-    /// There are other threads.
-    pub(super) multi: bool,
     /// The threads that move may share a root directory with each other.
     pub(super) shares_fs: bool,
     /// And can go on sharing it in another mount namespace; if not, each gets its own.
