@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{CpusExclusive, KernelCpuset, OursSub, Target, affinity, ids, is_root, skipped, text, wait_until, write};
+use common::{CpusExclusive, KERNEL_ROOT, KernelCpuset, OursSub, Target, affinity, ids, is_root, skipped, text, wait_until, write};
 
 const ONLINE: &str = "/sys/devices/system/cpu/cpu1/online";
 
@@ -62,8 +62,12 @@ struct Trees {
 }
 
 impl Trees {
-    fn new() -> Trees {
-        Trees { kernel: KernelCpuset::new(), ours: OursSub::new() }
+    /// None, with a line on stderr, where somebody else has groups of the kernel's: they would
+    /// lose CPU 1 for good.
+    fn new() -> Option<Trees> {
+        let kernel = KernelCpuset::alone();
+        let is_others = kernel.is_none() && Path::new(KERNEL_ROOT).join("cpuset.cpus").exists();
+        (!is_others).then(|| Trees { kernel, ours: OursSub::new() })
     }
 
     /// The sub group of each, a child of the hierarchy's root.
@@ -102,7 +106,7 @@ fn across<S>(test: &str, before: fn(&Path) -> S, off: fn(&Path, &mut S), on: fn(
         return skipped(test, why);
     }
     let _turn = CpusExclusive::new();
-    let trees = Trees::new();
+    let Some(trees) = Trees::new() else { return };
     let mut states: Vec<_> = trees.subs().into_iter().map(|sub| (before(&sub), sub)).collect();
     let cpu1 = Cpu1Off::new();
     for (state, sub) in &mut states {

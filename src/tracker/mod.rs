@@ -207,3 +207,10 @@ pub fn adopt_all(machine: &dyn Machine, table: &Table) {
         machine.threads(tgid).unwrap_or_default().into_iter().for_each(|tid| adopt(machine, table, tid, tgid));
     }
 }
+
+/// Says that a test could not run, and why; the test harness would keep what eprintln! says.
+#[cfg(test)]
+fn skipped(test: &str, why: impl std::fmt::Display) {
+    use std::io::Write as _;
+    let _ = writeln!(io::stderr(), "skipped: {test}: {why}");
+}

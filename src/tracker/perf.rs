@@ -469,7 +469,7 @@ mod tests {
     fn a_ring_that_was_too_small_is_noticed_at_once() {
         let mut source = SystemWide::with_rings(16 << 10).expect("epoll");
         if let Err(error) = source.start() {
-            return eprintln!("skipped: too small a ring: {error}");
+            return crate::tracker::skipped("too small a ring", error);
         }
         let mut events = Vec::new();
         source.drain(&mut events);
@@ -511,7 +511,7 @@ mod tests {
     fn descriptors_come_back_with_the_last_descendant_and_are_bounded() {
         let mut source = Members::default();
         if let Err(error) = source.start() {
-            return eprintln!("skipped: descriptors: {error}");
+            return crate::tracker::skipped("descriptors", error);
         }
         let machine = Linux::new().expect("a machine");
         let mut events = Vec::new();

@@ -39,6 +39,7 @@ pub const KERNEL_ROOT: &str = "/sys/fs/cgroup/cpuset";
 const CPUS_LOCK: &str = "/tmp/cgfuse-tests-cpus.lock";
 const KERNEL_LOCK: &str = "/tmp/cgfuse-tests-kernel-cpuset.lock";
 const PREFIX: &str = "cgfuse-test";
+const BENCH_PREFIX: &str = "cgfuse-bench";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 // ---------------------------------------------------------------------------------------
@@ -71,9 +72,10 @@ pub fn can_mount() -> bool {
     OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok()
 }
 
-/// Says on stderr that `test` could not run, and why.
+/// Says on stderr that `test` could not run, and why. Not by eprintln!, which the test harness keeps
+/// to itself unless the test fails.
 pub fn skipped(test: &str, why: &str) {
-    eprintln!("skipped: {test}: {why}");
+    let _ = writeln!(io::stderr(), "skipped: {test}: {why}");
 }
 
 /// Lets `cmd` run as `uid`, with the group of the same number and no supplementary groups.
@@ -237,10 +239,11 @@ fn fresh_name() -> String {
     format!("{PREFIX}-{}-{n}", std::process::id())
 }
 
-/// Entries of `dir` left behind by test processes that were killed.
+/// Entries of `dir` left behind by tests, or benchmarks, that were killed.
 fn leftovers(dir: &Path) -> Vec<PathBuf> {
     let dead = |name: &str| {
-        let pid = name.strip_prefix(PREFIX)?.strip_prefix('-')?.split('-').next()?;
+        let rest = [PREFIX, BENCH_PREFIX].iter().find_map(|prefix| name.strip_prefix(prefix))?;
+        let pid = rest.strip_prefix('-')?.split('-').next()?;
         (!Path::new("/proc").join(pid).exists()).then_some(())
     };
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();

@@ -219,7 +219,9 @@ mod tests {
 
     #[test]
     fn the_kernel_describes_its_tasks() {
-        let Ok(data) = std::fs::read("/sys/kernel/btf/vmlinux") else { return eprintln!("skipped: the kernel has no BTF") };
+        let Ok(data) = std::fs::read("/sys/kernel/btf/vmlinux") else {
+            return crate::tracker::skipped("the kernel's BTF", "there is none");
+        };
         let offset = |member| offset_of(&data, "task_struct", member).expect(member);
         assert_eq!(offset("tgid"), offset("pid") + 4);
         // In an unnamed structure where the layout is randomised, and in thread_info otherwise.

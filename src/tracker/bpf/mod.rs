@@ -375,7 +375,7 @@ mod tests {
         match Bpf::start(&crate::sys::linux::Linux::new().expect("/proc"), pid_max) {
             Ok(bpf) => Some(bpf),
             Err(error) if !nix::unistd::geteuid().is_root() => {
-                eprintln!("skipped: {error}");
+                crate::tracker::skipped("bpf", error);
                 None
             }
             Err(error) => panic!("{error}"),
