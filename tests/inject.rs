@@ -16,3 +16,15 @@ mod inject {
     mod users; // without privileges
     mod writer; // a thread that waits for us
 }
+
+on_other_kernels!(
+    "tests/inject/target.c",
+    "inject::killed::a_signal_that_was_seen",
+    "inject::killed::one_thread",
+    "inject::killed::signals",
+    "inject::signals::registers",
+    "inject::signals::restartable_sequences",
+    "inject::signals::signals_in_order",
+    "inject::signals::syscall_user_dispatch",
+    "inject::users::yama",
+);

@@ -174,6 +174,9 @@ pub enum Unknown {
     /// Its syscall user dispatch is one that cannot be set from outside.
     #[error("syscall user dispatch of only a range (PR_SYS_DISPATCH_INCLUSIVE_ON)")]
     Dispatch,
+    /// Its syscall user dispatch is on, and the kernel does not tell how it is set.
+    #[error("syscall user dispatch is on, which takes Linux 6.4")]
+    Dispatched,
 }
 
 /// What is wrong with a plan.

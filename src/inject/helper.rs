@@ -166,4 +166,4 @@ fn fail_writer(tracees: &Tracees, writer: Tid, errno: Errno) {
 }
 
 /// The longest that the parent waits beyond the deadline: the time that a request needs which does not wait.
-pub(super) const GRACE: Duration = Duration::from_millis(500);
+pub(super) const GRACE: Duration = Duration::from_millis(600);

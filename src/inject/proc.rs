@@ -71,14 +71,30 @@ pub(super) fn threads(tid: Tid) -> Vec<Tid> {
 
 /// A line of /proc/TID/status.
 pub(super) fn status(tid: Tid, field: &str) -> Option<String> {
+    line(&whole_status(tid)?, field).map(str::to_owned)
+}
+
+fn whole_status(tid: Tid) -> Option<String> {
     // One call, where it suffices: the kernel makes the whole text for each. Who is in many groups has a longer one.
     let mut buf = [0; 4096];
     let path = format!("/proc/{tid}/status");
     let len = File::open(&path).ok()?.read_at(&mut buf, 0).ok()?;
     let text = if len < buf.len() { buf[..len].to_vec() } else { std::fs::read(&path).ok()? };
     // The name may not be UTF-8.
-    let status = String::from_utf8_lossy(&text);
-    status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(|value| value.trim().to_owned()))
+    Some(String::from_utf8_lossy(&text).into_owned())
+}
+
+fn line<'a>(status: &'a str, field: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(str::trim))
+}
+
+/// Whether a process's main thread, which nobody holds, has signals for the process to take.
+pub(super) fn is_about_to_take_signals(tgid: Tid) -> bool {
+    let Some(status) = whole_status(tgid) else { return false };
+    let mask = |field| line(&status, field).and_then(|mask| u64::from_str_radix(mask, 16).ok());
+    let wanted = mask("ShdPnd").zip(mask("SigBlk")).is_some_and(|(pending, blocked)| pending & !blocked != 0);
+    // Stopped, it takes them when it is continued.
+    wanted && line(&status, "State").is_some_and(|state| state.starts_with('R'))
 }
 
 /// The process of a thread.

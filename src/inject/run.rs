@@ -33,6 +33,8 @@ struct Thread {
     /// What it will go on with.
     regs: Regs,
     mask: u64,
+    /// What it blocks while it executes.
+    blocked: u64,
     /// Its own, and the one it has in a slot; `None` if that makes no difference.
     dispatch: Option<(UserDispatch, UserDispatch)>,
     /// Where it executes, while it is modified.
@@ -56,6 +58,8 @@ type Outcome = Result<i64, Fault>;
 enum Fault {
     /// The call's error.
     Failed(Errno),
+    /// It was not made: the thread's syscall user dispatch is on.
+    Dispatched,
     /// The thread is being killed.
     Gone,
 }
@@ -64,7 +68,17 @@ impl Fault {
     fn errno(self) -> Errno {
         match self {
             Self::Failed(errno) => errno,
+            Self::Dispatched => Errno::EOPNOTSUPP,
             Self::Gone => Errno::ESRCH,
+        }
+    }
+
+    /// What that means for the process `tgid`, where an error of the call means what `failed` says.
+    fn of(self, tgid: Tid, tid: Tid, failed: impl FnOnce(Errno) -> InjectError) -> InjectError {
+        match self {
+            Self::Failed(errno) => failed(errno),
+            Self::Dispatched => InjectError::Foreign { tid, what: Unknown::Dispatched },
+            Self::Gone => InjectError::Gone { tid: tgid },
         }
     }
 }
@@ -120,11 +134,7 @@ impl<'a> Run<'a> {
             Ok(()) => Ok(self.threads.iter().filter(|thread| self.tracees.is_stopped(thread.i)).count()),
         };
         self.area.clean();
-        outcome.and_then(|threads| if threads == 0 { Err(self.gone()) } else { Ok(threads) })
-    }
-
-    fn gone(&self) -> InjectError {
-        InjectError::Gone { tid: self.tracees.tgid }
+        outcome.and_then(|threads| if threads == 0 { Err(InjectError::Gone { tid: self.tracees.tgid }) } else { Ok(threads) })
     }
 
     /// The threads by descriptor table.
@@ -209,9 +219,11 @@ impl<'a> Run<'a> {
                 match outcome {
                     Ok(_) => self.threads[*member].done |= 1 << number,
                     Err(Fault::Gone) => {}
-                    Err(Fault::Failed(errno)) => {
+                    Err(fault) => {
                         let tid = self.threads[*member].tid;
-                        failed.get_or_insert(InjectError::Call { tid, step: number, call: call.call, errno });
+                        let error =
+                            fault.of(self.tracees.tgid, tid, |errno| InjectError::Call { tid, step: number, call: call.call, errno });
+                        failed.get_or_insert(error);
                     }
                 }
             }
@@ -296,8 +308,10 @@ impl<'a> Run<'a> {
             for call in &plan.steps[number].undo {
                 let concerned: Vec<usize> = able.iter().copied().filter(|member| self.threads[*member].done & 1 << number != 0).collect();
                 for (member, outcome) in concerned.iter().zip(self.call_all(&concerned, call, group)) {
-                    if let Err(Fault::Failed(errno)) = outcome {
-                        left.push((self.threads[*member].tid, errno));
+                    if let Err(fault) = outcome
+                        && fault != Fault::Gone
+                    {
+                        left.push((self.threads[*member].tid, fault.errno()));
                         able.retain(|other| other != member);
                     }
                 }
@@ -324,7 +338,7 @@ impl<'a> Run<'a> {
             let _ = ptrace::set_user_dispatch(tid, exempt);
         }
         let _ = ptrace::set_regs(tid, &arch::parked(&thread.regs, self.area.abi, slot));
-        let _ = ptrace::set_signal_mask(tid, u64::MAX);
+        let _ = ptrace::set_signal_mask(tid, thread.blocked);
         Ok(())
     }
 
@@ -376,7 +390,7 @@ impl<'a> Run<'a> {
             waiting.push((thread.i, place, false));
         }
         while let Some(&(i, _, _)) = waiting.first() {
-            let Some((i, event)) = self.tracees.wait(i) else {
+            let Some((i, event)) = self.tracees.wait_blocking(i) else {
                 waiting.retain(|(i, _, _)| self.tracees.is_running(*i));
                 continue;
             };
@@ -400,8 +414,18 @@ impl<'a> Run<'a> {
                 },
                 // The process was stopped or continued by others; it will be what it is when the thread is let go.
                 Event::Stop => self.tracees.resume_to_syscall(i, 0),
-                // SIGSTOP, which cannot be blocked.
-                Event::Signal(signal) => self.tracees.resume_to_syscall(i, signal),
+                // The call was not made. The signal goes when the thread is let go.
+                Event::Signal(signal) if ptrace::is_dispatched(self.tracees.tids[i], signal) => {
+                    outcomes[*place] = Err(Fault::Dispatched);
+                    waiting.remove(at);
+                }
+                // SIGSTOP, which cannot be blocked; or somebody's SIGSYS: put back, as it is blocked now.
+                Event::Signal(signal) => {
+                    if signal == libc::SIGSYS {
+                        let _ = ptrace::set_signal_mask(self.tracees.tids[i], u64::MAX);
+                    }
+                    self.tracees.resume_to_syscall(i, signal);
+                }
             }
         }
         outcomes
@@ -409,21 +433,18 @@ impl<'a> Run<'a> {
 
     /// Gives the carrier's descriptor table those descriptors of the plan that it does not have yet, and the process the plan's data.
     fn equip(&mut self, carrier: usize, group: &mut Group, fds: &[usize]) -> Result<(), InjectError> {
-        let tid = self.threads[carrier].tid;
-        let gone = self.gone();
+        let (tgid, tid) = (self.tracees.tgid, self.threads[carrier].tid);
         let is_file = |index: &usize| matches!(self.plan.fds[*index], Descriptor::File(_));
         let missing: Vec<usize> = fds.iter().copied().filter(|index| group.numbers[*index].is_none()).collect();
         let (files, pidfds): (Vec<usize>, Vec<usize>) = missing.into_iter().partition(is_file);
         for index in pidfds {
             let Descriptor::Pidfd(pid) = self.plan.fds[index] else { continue };
-            match self.call(carrier, Syscall::PidfdOpen, [pid.cast_unsigned().into(), 0, 0, 0, 0, 0]) {
-                Ok(number) => group.numbers[index] = Some(number as i32),
-                Err(Fault::Gone) => return Err(gone),
-                Err(Fault::Failed(errno)) => return Err(InjectError::Descriptor { tid, index, errno }),
-            }
+            let opened = self.call(carrier, Syscall::PidfdOpen, [pid.cast_unsigned().into(), 0, 0, 0, 0, 0]);
+            let number = opened.map_err(|fault| fault.of(tgid, tid, |errno| InjectError::Descriptor { tid, index, errno }))?;
+            group.numbers[index] = Some(number as i32);
         }
         if self.scratch.is_none() && (!self.plan.data.is_empty() || !files.is_empty()) {
-            let memory = |fault: Fault| if fault == Fault::Gone { gone.clone() } else { InjectError::Memory { tid, errno: fault.errno() } };
+            let memory = |fault: Fault| fault.of(tgid, tid, |errno| InjectError::Memory { tid, errno });
             let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
             let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
             let page = self.call(carrier, Syscall::Mmap, [0, SCRATCH as u64, protection, flags, u64::MAX, 0]).map_err(memory)?;
@@ -439,10 +460,8 @@ impl<'a> Run<'a> {
             }
         }
         if let (Some(&index), Some(page)) = (files.first(), self.scratch) {
-            self.send(carrier, group, page, &files).map_err(|fault| match fault {
-                Fault::Gone => gone,
-                Fault::Failed(errno) => InjectError::Descriptor { tid, index, errno },
-            })?;
+            let sent = self.send(carrier, group, page, &files);
+            sent.map_err(|fault| fault.of(tgid, tid, |errno| InjectError::Descriptor { tid, index, errno }))?;
         }
         Ok(())
     }
@@ -531,9 +550,12 @@ fn look(i: usize, tid: Tid, regs: &Regs, area: &Area) -> Result<Option<Thread>, 
     {
         arch::set_pc(&mut regs, abort);
     }
-    let own = ptrace::user_dispatch(tid);
+    let told = ptrace::user_dispatch(tid);
+    let own = told.unwrap_or_default();
     let dispatch = area.exempt(&own).map_err(|what| InjectError::Foreign { tid, what })?.map(|exempt| (own, exempt));
-    Ok(Some(Thread { i, tid, regs, mask, dispatch, slot: None, done: 0 }))
+    // One that may be on has its way to tell, which kills who blocks it.
+    let blocked = if told.is_some() { u64::MAX } else { !(1 << (libc::SIGSYS - 1)) };
+    Ok(Some(Thread { i, tid, regs, mask, blocked, dispatch, slot: None, done: 0 }))
 }
 
 /// Where a thread in a restartable sequence must go on, as the kernel would have it after a preemption. The kernel itself sees it

@@ -9,10 +9,15 @@ use crate::sys::ptrace::{self, Event, Ticks};
 use crate::sys::{Errno, Tid};
 use nix::unistd::getpid;
 use rustc_hash::FxHashMap;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How often a wait that lasts is interrupted to look at the deadline and at threads that went without a word.
 const TICK: Duration = Duration::from_millis(20);
+
+/// How often it is looked whether the main thread has taken its signals, and how long at the most.
+const TAKE: Duration = Duration::from_micros(20);
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Beyond the deadline, for those who have been turned away.
 const GRACE: Duration = Duration::from_millis(250);
@@ -125,9 +130,10 @@ impl Tracees {
         lost.is_empty()
     }
 
-    /// Asks those to stop that have been added since there were `known`.
+    /// Asks those to stop that have been added since there were `known`; the main thread, which is listed first, last: until then signals for
+    /// the process are given to it.
     fn interrupt_from(&mut self, known: usize) {
-        for i in known..self.tids.len() {
+        for i in (known..self.tids.len()).rev() {
             if self.is_running(i) {
                 if self.since.is_none() {
                     self.since = Some(Instant::now());
@@ -269,7 +275,16 @@ impl Tracees {
     /// Waits for a running thread's next event. It returns from time to time: with another thread's event, or with none. Their
     /// states are brought up to date.
     pub(super) fn wait(&mut self, i: usize) -> Option<(usize, Event)> {
-        match ptrace::wait(self.tids[i]) {
+        self.wait_by(ptrace::wait, i)
+    }
+
+    /// The same for one that blocks all signals that can be.
+    pub(super) fn wait_blocking(&mut self, i: usize) -> Option<(usize, Event)> {
+        self.wait_by(ptrace::wait_blocking, i)
+    }
+
+    fn wait_by(&mut self, wait: fn(Tid) -> Result<Option<Event>, Errno>, i: usize) -> Option<(usize, Event)> {
+        match wait(self.tids[i]) {
             Ok(Some(event)) => Some(self.happened(self.tids[i], event)),
             Ok(None) => {
                 // Whoever executes a program waits until its dead siblings are reaped.
@@ -305,15 +320,36 @@ impl Tracees {
         }
     }
 
+    fn let_go(&mut self, i: usize) {
+        // ESRCH: killed.
+        let _ = ptrace::detach(self.tids[i]);
+        self.states[i] = State::Gone;
+    }
+
+    /// Waits for the main thread, which has been let go before the others, to take the signals for the process that have come meanwhile: the kernel
+    /// would have given them to it (`complete_signal`), and now gives them to whoever is the first to look.
+    fn let_take_signals(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while proc::is_about_to_take_signals(self.tgid) && Instant::now() < deadline {
+            thread::sleep(TAKE);
+        }
+    }
+
     /// Lets all stopped threads go. False if this process still traces somebody: one that has not stopped, or a dead leader whose
     /// threads live. Then only its end releases them.
     #[must_use]
     pub(super) fn release(&mut self) -> bool {
+        if let Some(&main) = self.index.get(&self.tgid)
+            && self.is_stopped(main)
+        {
+            self.let_go(main);
+            if self.stopped().next().is_some() {
+                self.let_take_signals();
+            }
+        }
         for i in 0..self.tids.len() {
             if self.is_stopped(i) {
-                // ESRCH: killed.
-                let _ = ptrace::detach(self.tids[i]);
-                self.states[i] = State::Gone;
+                self.let_go(i);
             }
         }
         // Whoever has died is still to be reaped.

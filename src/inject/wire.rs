@@ -261,7 +261,7 @@ fn get_error(message: &mut In<'_>) -> Option<InjectError> {
         8 => InjectError::Unsettled { tid: message.tid()? },
         9 => InjectError::Foreign {
             tid: message.tid()?,
-            what: *[Unknown::Vdso, Unknown::CodeSegment, Unknown::Dispatch].get(message.len()?)?,
+            what: *[Unknown::Vdso, Unknown::CodeSegment, Unknown::Dispatch, Unknown::Dispatched].get(message.len()?)?,
         },
         10 => InjectError::NoRoom { tid: message.tid()? },
         11 => InjectError::Descriptor { tid: message.tid()?, index: message.len()?, errno: message.errno()? },
@@ -301,6 +301,7 @@ mod tests {
             InjectError::Foreign { tid, what: Unknown::Vdso },
             InjectError::Foreign { tid, what: Unknown::CodeSegment },
             InjectError::Foreign { tid, what: Unknown::Dispatch },
+            InjectError::Foreign { tid, what: Unknown::Dispatched },
             InjectError::NoRoom { tid },
             InjectError::Descriptor { tid, index: 3, errno },
             InjectError::Memory { tid, errno },

@@ -167,11 +167,20 @@ pub struct UserDispatch {
     pub len: u64,
 }
 
-/// A stopped thread's syscall user dispatch; off where the kernel has none.
-pub fn user_dispatch(tid: Tid) -> UserDispatch {
+/// A stopped thread's syscall user dispatch; `None` before Linux 6.4, which does not tell.
+pub fn user_dispatch(tid: Tid) -> Option<UserDispatch> {
     let mut config = UserDispatch::default();
     let got = request(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, tid, size_of::<UserDispatch>(), &raw mut config as usize);
-    got.map_or(UserDispatch::default(), |_| config)
+    got.is_ok().then_some(config)
+}
+
+/// Whether a thread is about to take SIGSYS since a system call of its was dispatched (SYS_USER_DISPATCH).
+pub fn is_dispatched(tid: Tid, signal: i32) -> bool {
+    const SYS_USER_DISPATCH: i32 = 2;
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let got = signal == libc::SIGSYS && request(libc::PTRACE_GETSIGINFO, tid, 0, info.as_mut_ptr() as usize).is_ok();
+    // SAFETY: zeroed or written by the kernel, it is a siginfo.
+    got && unsafe { info.assume_init() }.si_code == SYS_USER_DISPATCH
 }
 
 /// Sets a stopped thread's syscall user dispatch.
@@ -273,13 +282,21 @@ pub enum Event {
     Gone,
 }
 
-/// waitpid(2) with __WALL: a thread's next event. `None` when the timer of [`Ticks`] has interrupted.
+/// A thread's next event. `None` when the timer of [`Ticks`] has interrupted.
 ///
 /// One thread, since to ask for any would have the kernel look at all of them.
 ///
 /// # Errors
 /// ECHILD if it is not traced.
 pub fn wait(tid: Tid) -> Result<Option<Event>, Errno> {
+    look(libc::P_PID, tid, 0).map(|found| found.map(|(_, event)| event))
+}
+
+/// The same, faster, for a thread that blocks all signals that can be: only SIGSTOP would be lost if we were killed (and SIGSYS, where that is not blocked).
+///
+/// # Errors
+/// ECHILD if it is not traced.
+pub fn wait_blocking(tid: Tid) -> Result<Option<Event>, Errno> {
     wait_for(tid, libc::__WALL).map(|found| found.map(|(_, event)| event))
 }
 
@@ -288,7 +305,34 @@ pub fn wait(tid: Tid) -> Result<Option<Event>, Errno> {
 /// # Errors
 /// ECHILD if no thread is traced.
 pub fn poll() -> Result<Option<(Tid, Event)>, Errno> {
-    wait_for(-1, libc::__WALL | libc::WNOHANG)
+    look(libc::P_ALL, 0, libc::WNOHANG)
+}
+
+/// Looks at an event first (WNOWAIT), and leaves a signal where it is: once it was waited for, only we could hand it on, and it would be lost if we
+/// were killed (`wait_task_stopped` clears `exit_code`). So the thread must be resumed before anything else is waited for.
+fn look(which: libc::idtype_t, tid: Tid, flags: i32) -> Result<Option<(Tid, Event)>, Errno> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let all = libc::__WALL | libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
+    // SAFETY: the kernel writes one siginfo.
+    match unsafe { libc::waitid(which, tid.cast_unsigned(), info.as_mut_ptr(), all | flags) } {
+        -1 if Errno::last() == Errno::EINTR => return Ok(None),
+        -1 => return Err(Errno::last()),
+        _ => {}
+    }
+    // SAFETY: zeroed or written, it is a siginfo.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: a member of what waitid(2) writes; 0 if there is none to tell of.
+    let tid = unsafe { info.si_pid() };
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    match info.si_code {
+        _ if tid == 0 => Ok(None),
+        // As waitpid(2) has it.
+        libc::CLD_TRAPPED | libc::CLD_STOPPED if matches!(event(status << 8 | 0x7f), Event::Signal(_)) => {
+            Ok(Some((tid, event(status << 8 | 0x7f))))
+        }
+        _ => wait_for(tid, libc::__WALL | libc::WNOHANG),
+    }
 }
 
 fn wait_for(tid: Tid, flags: i32) -> Result<Option<(Tid, Event)>, Errno> {

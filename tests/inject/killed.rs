@@ -1,5 +1,6 @@
 //! The injector is killed at any moment: no target dies, none stays stopped, none notices.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
@@ -7,8 +8,9 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
 use cgfuse::inject::{InjectError, Namespace, Plan, Syscall, Target as Whom};
+use cgfuse::sys::ptrace::{self, Event};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid};
 
 use super::target::{DEADLINE, Target, UTS, call, file, holder, injector, program, program32, report, rounds, setns};
 use crate::common::{is_root, skipped, spawn, state, wait_until};
@@ -222,6 +224,43 @@ fn the_server() {
     }
     target.untouched();
     report("killed::the_server", &format!("{n} servers, {injectors} with an injector"));
+}
+
+/// A tracer that is killed when it has seen a signal and before it has handed it on: the target takes it.
+#[test]
+fn a_signal_that_was_seen() {
+    if !is_root() {
+        return skipped("killed::a_signal_that_was_seen", "not root");
+    }
+    let mut target = Target::new(&["awaited", "1"]);
+    for round in 1..=20 {
+        let mut tracer = Command::new(std::env::current_exe().expect("this program"));
+        tracer.args(["--exact", "inject::killed::tracer", "--ignored"]).stdout(Stdio::null()).stderr(Stdio::null());
+        tracer.env("CGFUSE_TEST_PIDS", target.pid().to_string());
+        let mut tracer = spawn(tracer).expect("a tracer");
+        wait_until("it is traced", || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", target.pid())).expect("status");
+            !status.contains("TracerPid:\t0")
+        });
+        target.signal(Signal::SIGUSR1);
+        assert_eq!(tracer.wait().expect("wait").signal(), Some(Signal::SIGKILL as i32), "the tracer has seen no signal");
+        wait_until("the signal has arrived", || {
+            target.send();
+            target.said().result == round
+        });
+    }
+    target.untouched();
+}
+
+/// The tracer of [`a_signal_that_was_seen`].
+#[test]
+#[ignore = "a process of another test"]
+fn tracer() {
+    let Some(pid) = std::env::var("CGFUSE_TEST_PIDS").ok().and_then(|pid| pid.parse().ok()) else { return };
+    ptrace::seize(pid, 0).expect("seize");
+    while !matches!(ptrace::wait(pid), Ok(Some(Event::Signal(_)))) {}
+    kill(getpid(), Signal::SIGKILL).expect("kill");
+    std::thread::sleep(DEADLINE);
 }
 
 /// The server of [`the_server`]: moves a target to and fro until it is killed.

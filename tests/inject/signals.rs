@@ -4,10 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use cgfuse::inject::{Descriptor, InjectError, Namespace, Plan, Syscall, Target as Whom};
-use nix::sys::signal::Signal;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use super::target::{DEADLINE, NET, Said, Target, UTS, call, file, holder, injector, program, report, rounds, setns};
-use crate::common::{is_root, skipped, state, wait_until};
+use super::target::{DEADLINE, NET, Said, Target, UTS, call, file, holder, injector, program, report, rounds, setns, threads};
+use crate::common::{Mount, is_root, skipped, state, wait_until};
 
 /// Moves it to and fro until it says something, which it is told to after so many times; how often.
 fn until_told(target: &mut Target, times: usize, pause: Duration) -> (Said, usize) {
@@ -21,6 +23,8 @@ fn until_told(target: &mut Target, times: usize, pause: Duration) -> (Said, usiz
         match injector.inject(Whom::Process(target.pid()), &setns(home, home, UTS), DEADLINE) {
             Ok(_) => moves += 1,
             Err(InjectError::Gone { .. }) => {}
+            // It was on, which Linux tells since 6.4.
+            Err(error) if error.errno() == Errno::EOPNOTSUPP && !tells_of_dispatch() => moves += 1,
             Err(error) => panic!("{error}"),
         }
         if !pause.is_zero() {
@@ -47,6 +51,81 @@ pub(super) fn ordered(test: &str, program: &Path, times: usize) {
     assert_eq!((said.micros, said.extra), (0, 0), "out of order, lost or spurious EINTR");
 }
 
+/// A process that is stopped while this lives.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn new(pid: i32) -> Stopped {
+        let stopped = Stopped(Pid::from_raw(pid));
+        kill(stopped.0, Signal::SIGSTOP).expect("kill");
+        // Those of its threads that are running just then may still do something.
+        let stands = |tid: &i32| state(pid, *tid) == Some('T');
+        wait_until("all its threads have stopped", || threads(pid).iter().all(stands));
+        stopped
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        kill(self.0, Signal::SIGCONT).expect("kill");
+    }
+}
+
+/// Whoever sends a signal to a process while it stands still means its main thread, if that can take it. Here it stands still because the server of a
+/// file system does not answer.
+#[test]
+fn signals_for_a_stopped_process_are_the_main_threads() {
+    const TEST: &str = "signals_for_a_stopped_process_are_the_main_threads";
+    const CHDIR: &str = "80 ";
+    if !is_root() || cfg!(not(target_arch = "x86_64")) {
+        return skipped(TEST, "not root, or not x86-64");
+    }
+    let mount = Mount::new();
+    let mut injector = injector();
+    let mut target = Target::new(&["awaited", "6"]);
+    let n = rounds(60) as i64;
+    let mut taken_by_others = 0;
+    for round in 1..=n {
+        let mut plan = Plan::default();
+        let path = plan.data(format!("{}/none-{round}\0", mount.dir().display()));
+        plan.step(call(Syscall::Chdir, [path]), vec![]);
+        let result = std::thread::scope(|scope| {
+            let server = Stopped::new(mount.server_pid());
+            let injection = scope.spawn(|| injector.inject(Whom::Process(target.pid()), &plan, DEADLINE));
+            let is_there = |tid: &i32| std::fs::read_to_string(format!("/proc/{tid}/syscall")).is_ok_and(|call| call.starts_with(CHDIR));
+            wait_until("a thread waits for the server", || target.tids().iter().any(is_there));
+            target.signal(Signal::SIGUSR1);
+            drop(server);
+            injection.join().expect("it returns")
+        });
+        assert!(matches!(result, Err(InjectError::Call { errno: Errno::ENOENT, .. })), "{result:?}");
+        wait_until("the signal has arrived", || {
+            target.send();
+            let said = target.said();
+            taken_by_others = said.extra;
+            said.result == round
+        });
+    }
+    report(TEST, &format!("{n} signals, {taken_by_others} taken by others"));
+    // On a loaded machine the main thread may not get a CPU as long as the others wait for it.
+    assert!(taken_by_others <= n / 10, "{taken_by_others} of {n} taken by others");
+}
+
+/// One that comes in the microseconds in which the threads go on may be taken by another; none is lost.
+#[test]
+fn signals_for_the_process() {
+    if !is_root() {
+        return skipped("signals_for_the_process", "not root");
+    }
+    for (threads, times) in [("2", 3_000), ("6", 1_000)] {
+        let mut target = Target::new(&["sent", threads]);
+        let (said, moves) = until_told(&mut target, rounds(times), Duration::from_micros(100));
+        let figures = format!("{threads} threads: {moves} injections, {} signals, {} taken by others", said.result, said.extra);
+        report("signals_for_the_process", &figures);
+        assert!(said.result > 0 && said.micros == 0, "a signal was lost: {said:?}");
+    }
+}
+
 #[test]
 fn registers() {
     if !is_root() || cfg!(not(target_arch = "x86_64")) {
@@ -68,6 +147,12 @@ fn restartable_sequences() {
     let figures = format!("{moves} injections, {} sequences, {} aborted, {} violated", said.result, said.micros, said.extra);
     report("restartable_sequences", &figures);
     assert_eq!(said.extra, 0);
+}
+
+fn tells_of_dispatch() -> bool {
+    let release = nix::sys::utsname::uname().expect("uname").release().to_string_lossy().into_owned();
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(4))
 }
 
 #[test]
@@ -168,7 +253,7 @@ fn stop_and_continue() {
             let switcher = scope.spawn(move || {
                 for i in 0..n as u64 {
                     for signal in [Signal::SIGSTOP, Signal::SIGCONT] {
-                        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("kill");
+                        kill(Pid::from_raw(pid), signal).expect("kill");
                         std::thread::sleep(Duration::from_micros(i * 37 % 900));
                     }
                 }

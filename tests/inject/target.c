@@ -622,6 +622,67 @@ static int signals(long n)
 	return 0;
 }
 
+/* Signals for the process, one at a time, from a child: the kernel gives them to the main thread while that can take them. */
+static void on_mine(int sig)
+{
+	(void)sig;
+	shared->other += syscall(SYS_gettid) != shared->parent;
+	shared->word++;
+}
+
+static void for_mine(int n)
+{
+	/* Without SA_NODEFER the next one could come while the main thread blocks it. */
+	struct sigaction sa = { .sa_handler = on_mine, .sa_flags = SA_RESTART | SA_NODEFER };
+
+	sigaction(SIGUSR1, &sa, NULL);
+	threads(n, idle);
+}
+
+static int sent(int n)
+{
+	pid_t child;
+	int status;
+
+	for_mine(n);
+	child = fork();
+	if (!child) {
+		struct pollfd p = { 0, POLLIN, 0 };
+		unsigned seed = 1;
+
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (shared->id = 0; poll(&p, 1, rand_r(&seed) % 4 == 0) == 0; shared->id++) {
+			long long end = now_us() + 5000000;
+
+			for (int i = rand_r(&seed) % 20000; i > 0; i--)
+				atomic_signal_fence(memory_order_seq_cst);
+			kill(shared->parent, SIGUSR1);
+			while (shared->word <= shared->id && now_us() < end)
+				usleep(1);
+			if (shared->word <= shared->id)
+				_exit(1);
+		}
+		_exit(0);
+	}
+	ready();
+	if (waitpid(child, &status, 0) != child)
+		die("waitpid");
+	result(shared->word, 0, status != 0, shared->other);
+	return 0;
+}
+
+/* The same, sent by the test; every line is answered. */
+static int awaited(int n)
+{
+	char c;
+
+	for_mine(n);
+	ready();
+	while (read(0, &c, 1) == 1)
+		result(shared->word, 0, 0, shared->other);
+	return 0;
+}
+
 #ifdef __x86_64__
 /* Every register, the flags and vector registers, compared all the time. */
 static int registers(long seconds)
@@ -1105,6 +1166,10 @@ int main(int argc, char **argv)
 		return clients(n, argv[3]);
 	if (!strcmp(mode, "signals"))
 		return signals(n);
+	if (!strcmp(mode, "sent"))
+		return sent(n);
+	if (!strcmp(mode, "awaited"))
+		return awaited(n);
 	if (!strcmp(mode, "registers"))
 		return registers(n);
 	if (!strcmp(mode, "rseq"))

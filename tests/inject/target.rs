@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use cgfuse::inject::{Arg, Descriptor, Injector, Invocation, Namespace, Plan, Syscall};
 
-use crate::common::{as_user, spawn, state, wait_until};
+use crate::common::{as_user, compiled, compiled_with, spawn, state, wait_until};
 
 pub(crate) const UTS: i32 = libc::CLONE_NEWUTS;
 pub(crate) const IPC: i32 = libc::CLONE_NEWIPC;
 pub(crate) const NET: i32 = libc::CLONE_NEWNET;
 pub(crate) const MNT: i32 = libc::CLONE_NEWNS;
 pub(crate) const CGROUP: i32 = libc::CLONE_NEWCGROUP;
+const SOURCE: &str = "tests/inject/target.c";
 /// Long enough on a loaded machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -37,32 +38,15 @@ pub(crate) fn report(test: &str, figures: &str) {
     let _ = writeln!(std::io::stderr(), "inject: {test}: {figures}");
 }
 
-fn compiled(name: &str, flags: &[&str]) -> Option<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inject/target.c");
-    // Several test binaries may compile at once; the rename makes each result whole.
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let fresh = program.with_extension(std::process::id().to_string());
-    let mut cc = Command::new("cc");
-    cc.args(["-O1", "-pthread"]).args(flags).arg("-o").arg(&fresh).arg(source);
-    if !flags.is_empty() {
-        cc.stderr(Stdio::null());
-    }
-    if !cc.status().expect("cc runs").success() {
-        return None;
-    }
-    std::fs::rename(&fresh, &program).expect("place the compiled target");
-    Some(program)
-}
-
 pub(crate) fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| compiled("inject-target", &[]).expect("cc failed"))
+    PROGRAM.get_or_init(|| compiled(SOURCE))
 }
 
 /// The same for 32 bits, where the compiler can.
 pub(crate) fn program32() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-    PROGRAM.get_or_init(|| compiled("inject-target32", &["-m32"])).as_deref()
+    PROGRAM.get_or_init(|| compiled_with(SOURCE, &["-m32"])).as_deref()
 }
 
 /// A running target; dropped, it is killed.
@@ -142,8 +126,7 @@ impl Target {
     }
 
     pub(crate) fn tids(&self) -> Vec<i32> {
-        let entries = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the target lives");
-        entries.map(|entry| entry.expect("an entry").file_name().to_str().expect("a name").parse().expect("a tid")).collect()
+        threads(self.pid())
     }
 
     /// The inodes of one kind in all threads.
@@ -179,6 +162,12 @@ impl Drop for Target {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The threads of a process that lives.
+pub(crate) fn threads(pid: i32) -> Vec<i32> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives");
+    entries.map(|entry| entry.expect("an entry").file_name().to_str().expect("a name").parse().expect("a tid")).collect()
 }
 
 pub(crate) fn namespace(tid: i32, kind: Namespace) -> u64 {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # boot.sh KERNEL FILE... -- COMMAND: boots what fetch.sh has fetched in QEMU, with these files at their places and nothing else but
-# busybox, runs the command by its shell as root, and exits with its status. Needs no rights.
+# busybox and setpriv, runs the command by its shell as root, and exits with its status. Needs no rights.
 set -euo pipefail
 for program in busybox qemu-system-x86_64; do
     command -v $program > /dev/null || { echo "$0: no $program (Debian: apt install busybox-static qemu-system-x86)" >&2; exit 99; }
@@ -25,6 +25,8 @@ while [ "$1" != -- ]; do put "$1"; shift; done
 shift
 busybox=$(command -v busybox)
 put "$busybox"
+# busybox's own changes no users.
+put "$(command -v setpriv)"
 cp -L "$busybox" "$root/bin/busybox"
 find "$kernel" -name 'fuse.ko*' -exec cp {} "$root/mods" \;
 echo 'root:x:0:0:root:/tmp:/bin/sh' > "$root/etc/passwd"
@@ -33,7 +35,7 @@ printf '%s\n' "$*" > "$root/command"
 cat > "$root/init" <<'END'
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH=/bin HOME=/tmp
+export PATH=/usr/bin:/bin HOME=/tmp
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
