@@ -9,7 +9,7 @@ use super::proc;
 use super::run::{Run, mend};
 use super::tracees::Tracees;
 use super::wire::{MAX_MESSAGE, Reply, Request};
-use super::{PHASE_ATTACH, PHASE_IDLE, PHASE_MODIFIED};
+use super::{PHASE, PHASE_ATTACH, PHASE_IDLE, PHASE_MODIFIED, WORDS};
 use crate::sys::process::{close_inherited, exit_at_once};
 use crate::sys::ptrace;
 use crate::sys::shared::Words;
@@ -22,6 +22,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,7 @@ pub fn main() -> ExitCode {
 #[derive(Debug)]
 struct Helper {
     socket: OwnedFd,
-    phase: Words,
+    words: Arc<Words>,
     /// The CPUs that this process may use.
     cpus: Option<CpuSet>,
 }
@@ -49,7 +50,7 @@ struct Helper {
 impl Helper {
     fn start() -> io::Result<Self> {
         let socket = io::stdin().as_fd().try_clone_to_owned()?;
-        let phase = Words::shared(io::stdout().as_fd(), 1)?;
+        let words = Arc::new(Words::shared(io::stdout().as_fd(), WORDS)?);
         let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
         dup2_stdin(&null)?;
         dup2_stdout(&null)?;
@@ -63,7 +64,9 @@ impl Helper {
         let _ = setsid();
         // Allowed to root only; without, it is a process like others.
         let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
-        Ok(Self { socket, phase, cpus: sched_getaffinity(Pid::from_raw(0)).ok() })
+        // Its session is scheduled as a group: one that has slept, and has moved to another CPU, may else wait for seconds there.
+        let _ = std::fs::write("/proc/self/autogroup", "-20");
+        Ok(Self { socket, words, cpus: sched_getaffinity(Pid::from_raw(0)).ok() })
     }
 
     fn serve(&self) -> io::Result<()> {
@@ -75,7 +78,7 @@ impl Helper {
                 // They may be offline by now; the kernel has chosen others then.
                 let _ = sched_setaffinity(Pid::from_raw(0), cpus);
             }
-            self.phase[0].store(PHASE_IDLE, Ordering::SeqCst);
+            self.words[PHASE].store(PHASE_IDLE, Ordering::SeqCst);
             self.reply(&Reply::Done { result, last: !free });
             if !free {
                 // Releases whoever has not stopped.
@@ -94,7 +97,8 @@ impl Helper {
     fn inject(&self, request: &Request) -> (Result<Report, InjectError>, bool) {
         let start = Instant::now();
         let target = request.target;
-        let mut tracees = match self.check(target).and_then(Tracees::new) {
+        let tracees = self.check(target).and_then(|tgid| Tracees::new(tgid, request.deadline, self.words.clone()));
+        let mut tracees = match tracees {
             Ok(tracees) => tracees,
             Err(error) => return (Err(error), true),
         };
@@ -104,7 +108,7 @@ impl Helper {
                 self.reply(&reply);
             }
         };
-        let attached = tracees.attach(target, plan.skip_io_workers, start + request.deadline, tell);
+        let attached = tracees.attach(target, plan.skip_io_workers, tell);
         let prepared = attached.and_then(|()| Run::prepare(&mut tracees, plan));
         let result = match prepared {
             Ok(mut run) => {
@@ -146,7 +150,7 @@ impl Helper {
 
     /// From now on threads are modified. The parent, which may have lost its patience, decides who comes first.
     fn commit(&self) {
-        if self.phase[0].compare_exchange(PHASE_ATTACH, PHASE_MODIFIED, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        if self.words[PHASE].compare_exchange(PHASE_ATTACH, PHASE_MODIFIED, Ordering::SeqCst, Ordering::SeqCst).is_err() {
             exit_at_once(1);
         }
     }
@@ -165,5 +169,5 @@ fn fail_writer(tracees: &Tracees, writer: Tid, errno: Errno) {
     }
 }
 
-/// The longest that the parent waits beyond the deadline: the time that a request needs which does not wait.
+/// The longest that the parent waits beyond the deadline while it sees nothing happen: the time that a request needs which does not wait.
 pub(super) const GRACE: Duration = Duration::from_millis(600);

@@ -47,9 +47,14 @@ const PHASE_MODIFIED: u64 = 2;
 /// The parent has decided to kill it before that.
 const PHASE_KILLED: u64 = 3;
 
-/// How long an injection may take once it has begun to modify. Only a target that others freeze in the middle, or that looks up a path in a file
-/// system which does not answer, takes as long.
+/// How long an injection may do nothing once it has begun to modify. Only a target that others freeze in the middle, or that looks up a path in a
+/// file system which does not answer, takes as long.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The words of memory that the two processes share: one of the above, and a number that grows while the injector gets on.
+const PHASE: usize = 0;
+const BEATS: usize = 1;
+const WORDS: usize = 2;
 
 /// An injector process, started when it is needed, and again when it has died.
 ///
@@ -77,7 +82,7 @@ impl fmt::Debug for Waiting {
 struct Process {
     child: Child,
     socket: OwnedFd,
-    phase: Words,
+    words: Words,
 }
 
 impl Injector {
@@ -109,8 +114,8 @@ impl Injector {
         Ok(())
     }
 
-    /// Has all threads of the target execute the plan, or none. `deadline` is the time that they have to stop; what follows
-    /// takes some 50 microseconds a thread.
+    /// Has all threads of the target execute the plan, or none. `deadline` is how long they may take until one of them stops, and then
+    /// another; all together have eight times as long. What follows takes some 50 microseconds a thread.
     ///
     /// # Errors
     /// See [`InjectError`]. After [`InjectError::NotUndone`] and [`InjectError::Died`] some threads may have executed some steps.
@@ -167,11 +172,11 @@ fn errno(error: &io::Error) -> Errno {
 impl Process {
     fn start(program: &Path) -> io::Result<Self> {
         let memory = memfd_create(c"cgfuse-injector", MFdFlags::MFD_CLOEXEC)?;
-        ftruncate(&memory, size_of::<u64>() as i64)?;
-        let phase = Words::shared(&memory, 1)?;
+        ftruncate(&memory, (WORDS * size_of::<u64>()) as i64)?;
+        let words = Words::shared(&memory, WORDS)?;
         let (socket, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         let child = Command::new(program).arg(HELPER_ARG).stdin(theirs).stdout(memory).spawn()?;
-        Ok(Self { child, socket, phase })
+        Ok(Self { child, socket, words })
     }
 
     fn send(&self, request: &Request) -> Result<(), Errno> {
@@ -179,7 +184,7 @@ impl Process {
         let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let control = [ControlMessage::ScmRights(&fds)];
         let control = if fds.is_empty() { &control[..0] } else { &control[..] };
-        self.phase[0].store(PHASE_ATTACH, Ordering::SeqCst);
+        self.words[PHASE].store(PHASE_ATTACH, Ordering::SeqCst);
         loop {
             match sendmsg::<()>(self.socket.as_raw_fd(), &[IoSlice::new(&message)], control, MsgFlags::MSG_NOSIGNAL, None) {
                 Err(Errno::EINTR) => {}
@@ -191,21 +196,12 @@ impl Process {
     /// What the request has come to, and whether this process can serve another.
     fn result(&self, request: &Request, answer: impl FnOnce(), waiting: &dyn Fn(&[Tid])) -> (Result<Report, InjectError>, bool) {
         let mut answer = Some(answer);
-        let mut end = Instant::now() + request.deadline + helper::GRACE;
         let mut buffer = vec![0; MAX_MESSAGE];
         loop {
-            if !self.readable(end) {
-                let phase = self.phase[0].compare_exchange(PHASE_ATTACH, PHASE_KILLED, Ordering::SeqCst, Ordering::SeqCst);
-                match phase {
-                    // It waits for an execve(2), or is stopped itself.
-                    Ok(_) => return (Err(InjectError::Unsettled { tid: request.target.tid() }), false),
-                    Err(_) if !self.readable(Instant::now() + PATIENCE) => {
-                        return (Err(InjectError::Died { modified: true }), false);
-                    }
-                    Err(_) => end = Instant::now() + helper::GRACE,
-                }
+            if let Err(error) = self.wait(request) {
+                return (Err(error), false);
             }
-            let died = || InjectError::Died { modified: self.phase[0].load(Ordering::SeqCst) != PHASE_ATTACH };
+            let died = || InjectError::Died { modified: self.words[PHASE].load(Ordering::SeqCst) != PHASE_ATTACH };
             let Ok(Some((len, _))) = ptrace::receive(&self.socket, &mut buffer) else { return (Err(died()), false) };
             match Reply::decode(&buffer[..len]) {
                 Some(Reply::Interrupted) => {
@@ -216,6 +212,26 @@ impl Process {
                 Some(Reply::Waiting(tids)) => waiting(&tids),
                 Some(Reply::Done { result, last }) => return (result, !last),
                 None => return (Err(died()), false),
+            }
+        }
+    }
+
+    /// Waits for a message, or the other end's being closed, as long as the injector process gets on.
+    fn wait(&self, request: &Request) -> Result<(), InjectError> {
+        let (mut patience, mut modifies) = (request.deadline + helper::GRACE, false);
+        loop {
+            let beats = self.words[BEATS].load(Ordering::SeqCst);
+            if self.readable(Instant::now() + patience) {
+                return Ok(());
+            }
+            if self.words[BEATS].load(Ordering::SeqCst) != beats {
+                continue;
+            }
+            match self.words[PHASE].compare_exchange(PHASE_ATTACH, PHASE_KILLED, Ordering::SeqCst, Ordering::SeqCst) {
+                // It waits for an execve(2), or is stopped itself.
+                Ok(_) => return Err(InjectError::Unsettled { tid: request.target.tid() }),
+                Err(_) if modifies => return Err(InjectError::Died { modified: true }),
+                Err(_) => (patience, modifies) = (PATIENCE, true),
             }
         }
     }

@@ -1,14 +1,18 @@
 //! Injection: the threads of a target, seized and stopped. Nothing of them is modified here.
 
+use super::BEATS;
 use super::arch;
 use super::error::InjectError;
 use super::plan::Target;
 use super::proc;
 use super::wire::Reply;
 use crate::sys::ptrace::{self, Event, Ticks};
+use crate::sys::shared::Words;
 use crate::sys::{Errno, Tid};
 use nix::unistd::getpid;
 use rustc_hash::FxHashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +22,9 @@ const TICK: Duration = Duration::from_millis(20);
 /// How often it is looked whether the main thread has taken its signals, and how long at the most.
 const TAKE: Duration = Duration::from_micros(20);
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// All threads together have so many times as long as until one of them stops.
+const ALL: u32 = 8;
 
 /// Beyond the deadline, for those who have been turned away.
 const GRACE: Duration = Duration::from_millis(250);
@@ -50,11 +57,16 @@ pub(super) struct Tracees {
     told: bool,
     /// When the first was asked to stop.
     pub(super) since: Option<Instant>,
+    /// How long it may take until one of them stops; when one has, for the last time; when all must have.
+    patience: Duration,
+    got_on: Instant,
+    end: Instant,
+    words: Arc<Words>,
 }
 
 impl Tracees {
-    /// No thread yet. There can be one at a time in a process.
-    pub(super) fn new(tgid: Tid) -> Result<Self, InjectError> {
+    /// No thread yet. There can be one at a time in a process. It may take as long as `patience` until a thread stops.
+    pub(super) fn new(tgid: Tid, patience: Duration, words: Arc<Words>) -> Result<Self, InjectError> {
         let system = |error: std::io::Error| InjectError::System(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw));
         Ok(Self {
             ticks: Ticks::start(TICK).map_err(system)?,
@@ -65,20 +77,28 @@ impl Tracees {
             skipped: 0,
             told: false,
             since: None,
+            patience,
+            got_on: Instant::now(),
+            end: Instant::now() + ALL * patience,
+            words,
         })
+    }
+
+    /// Until when a thread must have stopped.
+    fn deadline(&self) -> Instant {
+        self.end.min(self.got_on + self.patience)
+    }
+
+    /// Lets the parent know that something happens.
+    fn beat(&self) {
+        self.words[BEATS].fetch_add(1, Ordering::SeqCst);
     }
 
     /// Seizes and stops all threads, until there is none that is not stopped. `tell` is given [`Reply::Interrupted`] once, when all that
     /// were there at first have been asked to stop, and [`Reply::Waiting`] every [`TICK`] in which one has not.
     ///
     /// On an error some may be seized and running: [`Tracees::release`].
-    pub(super) fn attach(
-        &mut self,
-        target: Target,
-        skip_io_workers: bool,
-        deadline: Instant,
-        tell: impl Fn(Reply),
-    ) -> Result<(), InjectError> {
+    pub(super) fn attach(&mut self, target: Target, skip_io_workers: bool, tell: impl Fn(Reply)) -> Result<(), InjectError> {
         let mut told = false;
         loop {
             let listed = match target {
@@ -103,8 +123,8 @@ impl Tracees {
             if new == 0 && self.all_hold() && self.is_complete(target) {
                 break;
             }
-            self.wait_stopped(deadline, &tell)?;
-            if Instant::now() >= deadline {
+            self.wait_stopped(&tell)?;
+            if Instant::now() >= self.deadline() {
                 return Err(InjectError::Unsettled { tid: self.tgid });
             }
         }
@@ -178,6 +198,8 @@ impl Tracees {
             self.tids[i] = 0;
         }
         self.add(tid, State::Running);
+        self.beat();
+        self.got_on = Instant::now();
     }
 
     /// Why a thread could not be seized, unless it is dead, or a tracee already.
@@ -234,16 +256,20 @@ impl Tracees {
         self.states[i] = State::Running;
     }
 
-    fn wait_stopped(&mut self, deadline: Instant, tell: impl Fn(Reply)) -> Result<(), InjectError> {
+    fn wait_stopped(&mut self, tell: impl Fn(Reply)) -> Result<(), InjectError> {
         let mut i = 0;
         while i < self.states.len() {
             if !self.is_running(i) {
                 i += 1;
                 continue;
             }
-            match self.wait(i) {
-                Some((other, event)) => i = if self.takes(other, event) { i.min(other) } else { i },
-                None if Instant::now() >= deadline + if self.told { GRACE } else { Duration::ZERO } && self.is_running(i) => {
+            let waited = self.wait(i);
+            // Also if nothing has happened: it is the others who do not get on.
+            self.beat();
+            match waited {
+                Some((other, event)) if self.takes(other, event) => i = i.min(other),
+                Some(_) => self.got_on = Instant::now(),
+                None if Instant::now() >= self.deadline() + if self.told { GRACE } else { Duration::ZERO } && self.is_running(i) => {
                     // Who has stopped is to be known: calls that it has ended are mended, a writer is told.
                     while let Ok(Some((tid, event))) = ptrace::poll() {
                         let (other, event) = self.happened(tid, event);
@@ -252,7 +278,7 @@ impl Tracees {
                     let tid = self.tids[i];
                     return Err(InjectError::NotStopping { tid, state: proc::stat(self.tgid, tid).map_or('?', |stat| stat.state) });
                 }
-                None if arch::TURNS_AWAY && self.is_running(i) && Instant::now() < deadline => {
+                None if arch::TURNS_AWAY && self.is_running(i) && Instant::now() < self.deadline() => {
                     self.told = true;
                     let running = (0..self.tids.len()).filter(|i| self.is_running(*i)).take(MAX_WAITING);
                     tell(Reply::Waiting(running.map(|i| self.tids[i]).collect()));
@@ -285,7 +311,10 @@ impl Tracees {
 
     fn wait_by(&mut self, wait: fn(Tid) -> Result<Option<Event>, Errno>, i: usize) -> Option<(usize, Event)> {
         match wait(self.tids[i]) {
-            Ok(Some(event)) => Some(self.happened(self.tids[i], event)),
+            Ok(Some(event)) => {
+                self.beat();
+                Some(self.happened(self.tids[i], event))
+            }
             Ok(None) => {
                 // Whoever executes a program waits until its dead siblings are reaped.
                 let other = ptrace::poll().ok().flatten();

@@ -241,10 +241,7 @@ static void set_mq(void)
 }
 static void set_timerfd(void)
 {
-	struct itimerspec t = { .it_value = { 0, NS } };
-
 	shared->fd[0] = timerfd_create(CLOCK_MONOTONIC, 0);
-	timerfd_settime(shared->fd[0], 0, &t, NULL);
 }
 
 /* A ring with a read of the pipe under way. The syscall numbers are the same for 64 and 32 bits. */
@@ -291,6 +288,7 @@ static long c_futex(void) { return syscall(SYS_futex, &shared->word, FUTEX_WAIT,
 static long c_futex_rel(void) { return syscall(SYS_futex, &shared->word, FUTEX_WAIT, 0, in(MS), NULL, 0); }
 static long c_futex_abs(void) { return syscall(SYS_futex, &shared->word, FUTEX_WAIT_BITSET, 0, at(MS), NULL, -1); }
 static long c_read(void) { return read(shared->fd[0], buf, 8); }
+static long c_timer(void) { struct itimerspec t = { .it_value = { 0, NS } }; timerfd_settime(shared->fd[0], 0, &t, NULL); return c_read(); }
 static long c_write(void) { memset(buf, 1, sizeof(buf)); return write(shared->fd[1], buf, sizeof(buf)); }
 static long c_recv(void) { return recv(shared->fd[0], buf, 8, 0); }
 static long c_accept(void) { return accept(shared->fd[0], NULL, NULL) >= 0; }
@@ -365,7 +363,7 @@ static const struct call {
 	{ "semop", set_sem, c_semop, do_semop, NULL },
 	{ "msgrcv", set_msg, c_msgrcv, do_msgsnd, NULL },
 	{ "eventfd", set_eventfd, c_read, do_write, NULL },
-	{ "timerfd", set_timerfd, c_read, NULL, NULL },
+	{ "timerfd", set_timerfd, c_timer, NULL, NULL },
 	{ "inotify", set_dir, c_inotify, do_create, NULL },
 	{ "flock", set_file, c_flock, do_unlock, hold_flock },
 	{ "setlkw", set_file, c_setlkw, do_exit, hold_setlk },

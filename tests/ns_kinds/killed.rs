@@ -119,8 +119,9 @@ fn the_server() {
         let (stop, pids, before) = (AtomicBool::new(false), targets.pids(), moves.load(Ordering::SeqCst));
         thread::scope(|scope| {
             // Nobody hangs: each ends with an error that says so.
-            let dead = |errno, _: &Path, _| {
-                assert!(matches!(errno, ENOTCONN | ECONNABORTED), "round {round}: errno {errno}");
+            let dead = |errno, group: &Path, _| {
+                let why = || std::fs::read_to_string(group.join("ns.last_error"));
+                assert!(matches!(errno, ENOTCONN | ECONNABORTED), "round {round}: errno {errno}: {:?}", why());
                 true
             };
             let (groups, stop, moves) = (&groups, &stop, &moves);
