@@ -678,3 +678,35 @@ fn a_foreign_user_namespace_cannot_name_the_release_agent() {
         umount "$D""#,
     );
 }
+
+/// Below the mount, `.` is what it covers; what is meant is the mount.
+#[test]
+fn from_the_directory_that_is_covered() {
+    sandbox(
+        "from_the_directory_that_is_covered",
+        r#"cd "$D"
+        "$cgfuse" mount .
+        grep -q " $D " /proc/self/mountinfo || die "not mounted"
+        "$cgfuse" umount .
+        grep -q " $D " /proc/self/mountinfo && die "still mounted"
+        true"#,
+    );
+}
+
+/// With too few descriptors it fails at one point or another: what has failed is not mounted.
+#[test]
+fn a_failed_mount_leaves_nothing() {
+    sandbox(
+        "a_failed_mount_leaves_nothing",
+        r#"failed=0
+        for n in $(seq 8 24); do
+            if (ulimit -n "$n"; exec "$cgfuse" mount "$D" 2>/dev/null); then
+                umount "$D"
+            else
+                failed=$((failed + 1))
+            fi
+            grep -q " $D " /proc/self/mountinfo && die "mounted with $n descriptors, although it failed"
+        done
+        [ "$failed" -gt 3 ] || die "it failed $failed times only""#,
+    );
+}

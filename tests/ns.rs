@@ -221,13 +221,52 @@ fn a_namespace_is_adopted_by_pid_and_by_path() {
     assert_eq!(value(&other, "ns.ipc"), value(&web, "ns.ipc"));
     good(&other, enter(&other, "cgroup.procs", target.pid()));
     assert_eq!(ns_of(target.pid(), "ipc"), value(&web, "ns.ipc"));
-    good(&other, set(&other, "uts", "/proc/self/ns/uts"));
-    assert_eq!(value(&other, "ns.uts"), ns_of(mount.server_pid(), "uts"));
-    assert_eq!(set(&other, "net", "/proc/self/ns/uts"), Err(EINVAL), "another kind");
-    assert_eq!(set(&other, "net", "/etc/passwd"), Err(EINVAL));
-    assert_eq!(set(&other, "net", "/nowhere"), Err(libc::ENOENT));
-    assert_eq!(set(&other, "net", "4194000"), Err(ESRCH));
-    assert_eq!(set(&other, "net", "nonsense"), Err(EINVAL));
+    good(&other, set(&other, "user", &std::process::id().to_string()));
+    good(&other, enter(&other, "cgroup.procs", holder.pid()));
+    // Who is meant is the writer.
+    let script = format!("echo /proc/self/ns/uts > {}/ns.uts && exec readlink /proc/self/ns/uts", other.display());
+    let output = Command::new("unshare").args(["--uts", "sh", "-c", &script]).output().expect("unshare");
+    assert_eq!(value(&other, "ns.uts"), String::from_utf8_lossy(&output.stdout).trim_end());
+    assert_ne!(value(&other, "ns.uts"), ns_of(mount.server_pid(), "uts"));
+    for (text, errno) in
+        [("/proc/self/ns/uts", EINVAL), ("/etc/passwd", EINVAL), ("/nowhere", libc::ENOENT), ("4194000", ESRCH), ("nonsense", EINVAL)]
+    {
+        assert_eq!(set(&other, "net", text), Err(errno), "{text}");
+        let told = value(&other, "ns.last_error");
+        assert!(told.starts_with(&format!("{text}: ")), "{told}");
+    }
+}
+
+/// What was told of one move is not told of the next, which fails for another reason.
+#[test]
+fn an_error_is_told_once() {
+    if !common::is_root() {
+        return common::skipped("an_error_is_told_once", "needs root");
+    }
+    let mount = common::Mount::with_options("cpuset,ns");
+    let web = group(&mount, "web");
+    assert_eq!(set(&web, "net", "nonsense"), Err(EINVAL));
+    assert!(value(&web, "ns.last_error").starts_with("nonsense: "));
+    good(&web, set(&web, "net", "new"));
+    assert_eq!(value(&web, "ns.last_error"), "");
+    assert_eq!(set(&web, "net", "nonsense"), Err(EINVAL));
+    // Without CPUs.
+    assert_eq!(enter(&web, "cgroup.procs", Target::new().pid()), Err(libc::ENOSPC));
+    assert_eq!(value(&web, "ns.last_error"), "");
+}
+
+/// The path of a namespace on a file system that does not answer: the writer gets an error, and others do not wait for long.
+#[test]
+fn a_path_that_nobody_answers() {
+    let Some(mount) = mount() else { return };
+    let other = common::Mount::with_options("cpuset");
+    let web = group(&mount, "web");
+    let stopped = common::Stopped::new(other.server_pid());
+    assert_eq!(set(&web, "net", &format!("{}/none", other.dir().display())), Err(libc::EIO));
+    assert!(value(&web, "ns.last_error").contains("does not answer"));
+    fs::create_dir(mount.dir().join("another")).expect("mkdir");
+    drop(stopped);
+    good(&web, set(&web, "net", "new"));
 }
 
 #[test]

@@ -449,7 +449,8 @@ impl Locked<'_> {
     /// Whether none of them was gone.
     fn migrate(&self, writer: Option<&Writer<'_>>, to: CgroupId, changes: &[Change], ids: Ids) -> Result<bool> {
         let Some(first) = changes.first() else { return Ok(true) };
-        self.hierarchy.subsys.iter().try_for_each(|ss| (ss.can_attach)(self, writer, to, changes))?;
+        // The last one first: it forgets why another move has failed.
+        self.hierarchy.subsys.iter().rev().try_for_each(|ss| (ss.can_attach)(self, writer, to, changes))?;
         let mut migration = Migration::start(self, to, (first.tid, first.tgid), ids)?;
         migration.prepare(writer)?;
         migration.commit()

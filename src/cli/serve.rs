@@ -92,18 +92,21 @@ fn start(dir: &Path, options: &MountOptions, hangup: Hangup) -> Result<(Server, 
         let error = error.to_string();
         failure(format!("{shown}: mount failed: {}{}", error.trim(), advice(&error)))
     })?;
-    let place = mountinfo::locate(dir).map_err(|error| failure(format!("{shown}: {}", reason(&error))))?;
+    let place = mountinfo::locate(dir).map_err(|error| {
+        server.give_up();
+        failure(format!("{shown}: looking for the mount: {}", reason(&error)))
+    })?;
     let mount = place.mount.ok_or_else(|| failure(format!("{shown}: unmounted again at once")))?;
     let stopper = Stopper { mount: mount.clone(), hangup };
     let probed = probe(dir.to_owned());
     if probed.is_err() {
         stopper.stop();
     }
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || stopper.watch(&signals))
-        .map_err(|error| Failure::system("starting a thread", error))?;
     probed?;
+    thread::Builder::new().name("signals".to_owned()).spawn(move || stopper.watch(&signals)).map_err(|error| {
+        server.give_up();
+        Failure::system("starting a thread", error)
+    })?;
     info!("mounted on {shown}");
     Ok((server, mount))
 }

@@ -94,7 +94,9 @@ pub fn run(dir: &Path, urgency: Urgency) -> Result<(), Failure> {
     handover::set_ignored(libc::SIGCHLD, false);
     let shown = dir.display();
     let failure = |message: String| Failure::new(Exit::Failure, message);
-    let place = mountinfo::locate(dir).map_err(|error| failure(format!("{shown}: {}", reason(&error))))?;
+    // The working directory may be below the mount.
+    let place = std::path::absolute(dir).and_then(|dir| mountinfo::locate(&dir));
+    let place = place.map_err(|error| failure(format!("{shown}: {}", reason(&error))))?;
     let mount = place.mount.ok_or_else(|| failure(format!("{shown}: not mounted")))?;
     if !mount.is_cgfuse() {
         return Err(failure(format!("{shown}: not a cgfuse mount but one of type {}; use umount(8)", mount.fstype)));

@@ -74,6 +74,11 @@ impl Server {
         }
     }
 
+    /// Takes the mount away, which nobody is to use.
+    pub fn give_up(&self) {
+        mount::give_up(&self.dir);
+    }
+
     /// Lets go of the groups' namespaces, which have copies of the mount, and keep it alive when it is not to be seen any more.
     pub fn unpin(&self) -> impl FnOnce() + Send + 'static {
         let vfs = self.vfs.clone();

@@ -152,7 +152,9 @@ fn advice(call: Syscall, errno: Errno) -> &'static str {
         (Syscall::Setns, Errno::EPERM) => {
             " (entering a namespace needs CAP_SYS_ADMIN in the user namespace that owns it, a mount namespace CAP_SYS_CHROOT too)"
         }
-        (Syscall::Setns, Errno::EINVAL) => " (a pid namespace can be entered from the one above it only)",
+        (Syscall::Setns, Errno::EINVAL) => {
+            " (a pid namespace can be entered from the one above it only, a mount or user namespace not by who shares directories with others)"
+        }
         (Syscall::Chroot, Errno::EPERM) => " (it needs CAP_SYS_CHROOT)",
         (Syscall::Chroot, Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP) => {
             " (the path must be a directory where the task sees it)"

@@ -63,7 +63,7 @@ pub enum Step {
     User,
     #[error("writing the maps of a user namespace")]
     Maps,
-    #[error("making namespaces (unshare)")]
+    #[error("making namespaces (unshare; who is not root needs ns.user first)")]
     Unshare,
     #[error("forking in a pid namespace; is its init dead?")]
     Fork,

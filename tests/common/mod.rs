@@ -149,6 +149,33 @@ pub fn state(pid: i32, tid: i32) -> Option<char> {
 /// Held while CPUs must not come and go.
 pub struct CpusHeld(#[expect(dead_code, reason = "held for its Drop")] Option<Flock<File>>);
 
+/// The threads of a process that lives.
+pub fn threads(pid: i32) -> Vec<i32> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives");
+    entries.map(|entry| entry.expect("an entry").file_name().to_str().expect("a name").parse().expect("a tid")).collect()
+}
+
+/// A process that is stopped while this lives.
+pub struct Stopped(Pid);
+
+impl Stopped {
+    /// Stops it, and waits until it does nothing any more.
+    pub fn new(pid: i32) -> Stopped {
+        let stopped = Stopped(Pid::from_raw(pid));
+        kill(stopped.0, Signal::SIGSTOP).expect("kill");
+        // Those of its threads that are running just then may still do something.
+        let stands = |tid: &i32| state(pid, *tid) == Some('T');
+        wait_until("all its threads have stopped", || threads(pid).iter().all(stands));
+        stopped
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
+}
+
 /// Leave to switch CPUs off and on: no other test has a mount, a kernel group or a target.
 /// The owner's own fixtures are covered by it.
 pub struct CpusExclusive {

@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::target::{DEADLINE, NET, Said, Target, UTS, call, file, holder, injector, program, report, rounds, setns, threads};
-use crate::common::{Mount, is_root, skipped, state, wait_until};
+use super::target::{DEADLINE, NET, Said, Target, UTS, call, file, holder, injector, program, report, rounds, setns};
+use crate::common::{Mount, Stopped, is_root, skipped, state, wait_until};
 
 /// Moves it to and fro until it says something, which it is told to after so many times; how often.
 fn until_told(target: &mut Target, times: usize, pause: Duration) -> (Said, usize) {
@@ -49,26 +49,6 @@ pub(super) fn ordered(test: &str, program: &Path, times: usize) {
     report(test, &format!("{moves} injections, {} signals, {} out of order, {} lost or EINTR", said.result, said.micros, said.extra));
     assert!(said.result > 0);
     assert_eq!((said.micros, said.extra), (0, 0), "out of order, lost or spurious EINTR");
-}
-
-/// A process that is stopped while this lives.
-struct Stopped(Pid);
-
-impl Stopped {
-    fn new(pid: i32) -> Stopped {
-        let stopped = Stopped(Pid::from_raw(pid));
-        kill(stopped.0, Signal::SIGSTOP).expect("kill");
-        // Those of its threads that are running just then may still do something.
-        let stands = |tid: &i32| state(pid, *tid) == Some('T');
-        wait_until("all its threads have stopped", || threads(pid).iter().all(stands));
-        stopped
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        kill(self.0, Signal::SIGCONT).expect("kill");
-    }
 }
 
 /// Whoever sends a signal to a process while it stands still means its main thread, if that can take it. Here it stands still because the server of a

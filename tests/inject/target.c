@@ -1101,6 +1101,23 @@ static int clients(int n, const char *dir)
 	return 0;
 }
 
+/* A child that is no thread and shares root and working directory, as sandboxes make them. */
+static int idle_child(void *arg)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	idle(arg);
+	return 0;
+}
+
+static int fs_child(void)
+{
+	static char stack[65536] __attribute__((aligned(16)));
+
+	if (clone(idle_child, stack + sizeof(stack), CLONE_FS | SIGCHLD, NULL) < 0)
+		die("clone");
+	return alive();
+}
+
 static void *dead_leader(void *arg)
 {
 	(void)arg;
@@ -1188,6 +1205,8 @@ int main(int argc, char **argv)
 		threads(n, parent);
 		return alive();
 	}
+	if (!strcmp(mode, "fs-child"))
+		return fs_child();
 	if (!strcmp(mode, "fork"))
 		return fork_loop();
 	if (!strcmp(mode, "exec"))

@@ -126,7 +126,7 @@ impl Target {
     }
 
     pub(crate) fn tids(&self) -> Vec<i32> {
-        threads(self.pid())
+        crate::common::threads(self.pid())
     }
 
     /// The inodes of one kind in all threads.
@@ -162,12 +162,6 @@ impl Drop for Target {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// The threads of a process that lives.
-pub(crate) fn threads(pid: i32) -> Vec<i32> {
-    let entries = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives");
-    entries.map(|entry| entry.expect("an entry").file_name().to_str().expect("a name").parse().expect("a tid")).collect()
 }
 
 pub(crate) fn namespace(tid: i32, kind: Namespace) -> u64 {

@@ -432,3 +432,34 @@ fn who_comes_behind_keeps_what_he_has() {
     }
     assert_eq!((ns_of(first.pid(), "net"), ns_of(second.pid(), "net")), (mine("net"), own));
 }
+
+/// A process that shares its directories with another (CLONE_FS) moves without it, and comes back.
+#[test]
+fn who_shares_directories_moves_alone() {
+    let Some(mount) = mount() else { return };
+    let dir = TempDir::new();
+    for kinds in [&["root"][..], &["mnt"], &["net", "mnt"], &["mnt", "root"]] {
+        let target = Target::new(&["fs-child"]);
+        let pid = target.pid();
+        let child: i32 = text(format!("/proc/{pid}/task/{pid}/children")).trim().parse().expect("a child");
+        let web = group(&mount, &kinds.concat());
+        for kind in kinds {
+            good(&web, set(&web, kind, if *kind == "root" { dir.path().to_str().expect("text") } else { "new" }));
+        }
+        let place = |pid: i32| ["root", "ns/mnt", "ns/net"].map(|link| std::fs::read_link(format!("/proc/{pid}/{link}")).expect(link));
+        // Others mount and unmount meanwhile; who has lost his root directory sees nothing at all.
+        let sees = |pid: i32| {
+            let sees_mounts = !text(format!("/proc/{pid}/mountinfo")).is_empty();
+            (std::fs::read_link(format!("/proc/{pid}/cwd")).expect("cwd"), sees_mounts)
+        };
+        let (before, seen) = (place(child), sees(child));
+        good(&web, enter(&web, "cgroup.procs", pid));
+        assert_ne!(place(pid), before, "{kinds:?}");
+        assert_eq!((place(child), sees(child)), (before.clone(), seen), "{kinds:?}: no member");
+        good(mount.dir(), enter(mount.dir(), "cgroup.procs", pid));
+        assert_eq!(place(pid), before, "{kinds:?}");
+        good(&web, enter(&web, "cgroup.procs", child));
+        good(mount.dir(), enter(mount.dir(), "cgroup.procs", child));
+        assert_eq!(place(child), before, "{kinds:?}");
+    }
+}

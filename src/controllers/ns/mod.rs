@@ -20,8 +20,14 @@ use crate::nsproxy::{Holder, Ns, Wanted, identity};
 use crate::sys::{Errno, Machine, Tid};
 use moves::{Back, By, Party, all_threads, enter, parties, proxy, take_back};
 use parking_lot::Mutex;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+/// How long a path may take to be looked up, and how many of those that do not get an answer are waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+const MAX_STUCK: usize = 4;
 
 /// So old, in clock ticks of /proc, is at the most who may have been born during a move that is remembered.
 const YOUNG: u64 = 300;
@@ -135,6 +141,16 @@ fn tell(locked: &Locked<'_>, id: CgroupId, failure: &Failure) {
     });
 }
 
+/// The same for what is written and makes no sense.
+fn refuse(locked: &Locked<'_>, id: CgroupId, text: &[u8], error: &Error) {
+    let advice = match error.errno() {
+        Errno::EIO => "; the file system that it is on does not answer",
+        Errno::ESRCH => "",
+        _ => "; 'new', 'inherit', the id of a process or the absolute path of a namespace of this kind",
+    };
+    tell(locked, id, &Failure::new(error.errno(), format!("{}: {error}{advice}", text.escape_ascii())));
+}
+
 fn forget_error(locked: &Locked<'_>, id: CgroupId) {
     if locked.tree().get(id).is_ok_and(|group| !group.css.ns.last_error.is_empty()) {
         locked.change(|tree| tree.get_mut(id).map(|group| group.css.ns.last_error.clear())).unwrap_or_default();
@@ -148,7 +164,10 @@ pub static SUBSYS: Subsys = Subsys {
     css_online: |_, _| (),
     css_offline,
     is_slow: |tree, _| !manages_none(tree),
-    can_attach: |_, _, _, _| Ok(()),
+    can_attach: |locked, _, to, _| {
+        forget_error(locked, to);
+        Ok(())
+    },
     prepare_attach,
     // The last controller: what it has done is done, and it takes back itself what fails in the middle.
     cancel_attach: |_, _| (),
@@ -211,7 +230,6 @@ fn prepare_attach(locked: &Locked<'_>, attach: &Attach<'_>, changes: &mut [Chang
         tell(locked, attach.to, &failure);
         return Err(failure.into());
     }
-    forget_error(locked, attach.to);
     Ok(())
 }
 
@@ -270,7 +288,10 @@ fn request(locked: &Locked<'_>, writer: &Writer<'_>, kind: Namespace, text: &[u8
         b"new" => Ok(Request::New),
         [b'/', ..] => {
             let path = std::str::from_utf8(text).map_err(|_| Error::Invalid)?;
-            Ok(Request::Adopt(Ns::open(Path::new(path), kind)?))
+            // We look it up, and "self" is not us.
+            let of_self = ["/proc/self/", "/proc/thread-self/"].iter().find_map(|own| path.strip_prefix(own));
+            let path = of_self.map_or_else(|| path.into(), |rest| format!("/proc/{}/{rest}", writer.tid).into());
+            Ok(Request::Adopt(look_up(path, kind)?))
         }
         _ => match Ns::active(locked.target(writer, parse::pid(text)?)?, kind) {
             Ok(ns) => Ok(Request::Adopt(ns)),
@@ -280,12 +301,31 @@ fn request(locked: &Locked<'_>, writer: &Writer<'_>, kind: Namespace, text: &[u8
     }
 }
 
+/// Opens a path that may lead to a file system which does not answer: EIO then. Others wait for us.
+fn look_up(path: PathBuf, kind: Namespace) -> std::result::Result<Ns, Errno> {
+    static STUCK: AtomicUsize = AtomicUsize::new(0);
+    if STUCK.fetch_add(1, Ordering::SeqCst) >= MAX_STUCK {
+        STUCK.fetch_sub(1, Ordering::SeqCst);
+        return Err(Errno::EIO);
+    }
+    let (sender, receiver) = mpsc::channel();
+    let look = move || {
+        let _ = sender.send(Ns::open(&path, kind));
+        STUCK.fetch_sub(1, Ordering::SeqCst);
+    };
+    if std::thread::Builder::new().name("path".into()).spawn(look).is_err() {
+        STUCK.fetch_sub(1, Ordering::SeqCst);
+        return Err(Errno::EAGAIN);
+    }
+    receiver.recv_timeout(PATIENCE).unwrap_or(Err(Errno::EIO))
+}
+
 fn store(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, kind: Namespace, text: &[u8]) -> Result<()> {
     // We look, make and move with our rights, so whoever has fewer does not do it through us.
     if !locked.is_trusted(writer) {
         return Err(Error::Perm);
     }
-    let request = request(locked, writer, kind, text)?;
+    let request = request(locked, writer, kind, text).inspect_err(|error| refuse(locked, id, text, error))?;
     let mut css = locked.tree().get(id)?.css.ns.clone();
     match (&request, css.get(kind)) {
         (Request::Inherit, None) => return Ok(()),
@@ -366,7 +406,10 @@ fn held(
         if css.own.is_empty() && wanted.new.is_empty() {
             continue;
         }
-        wanted.enter = there.ns.into_iter().map(|(ns, _)| ns).collect();
+        // Nobody can enter the user namespace that he is in.
+        let is_ours =
+            |ns: &Ns| ns.kind() == Namespace::User && Ns::active(std::process::id().cast_signed(), Namespace::User).as_ref() == Ok(ns);
+        wanted.enter = there.ns.into_iter().map(|(ns, _)| ns).filter(|ns| !is_ours(ns)).collect();
         let held = proxy.hold(&wanted).map(Arc::new);
         let holder = held.map_err(|error| Failure::new(error.errno, format!("the group's namespaces cannot be made or held: {error}")))?;
         for kind in wanted.new {
@@ -457,7 +500,10 @@ fn store_root(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, text: &[u8
     css.root = match text {
         b"inherit" => None,
         [b'/', ..] => Some(text.to_vec()),
-        _ => return Err(Error::Invalid),
+        _ => {
+            refuse(locked, id, text, &Error::Invalid);
+            return Err(Error::Invalid);
+        }
     };
     let made = change(locked, writer, id, css, None);
     if let Err(failure) = &made {

@@ -301,7 +301,8 @@ impl<'a> Way<'a> {
         let home: Vec<Ns> = self.differs.iter().filter(|ns| self.leaves(ns.kind())).cloned().collect();
         let shared = keeper.is_some() && find(&home, Namespace::Mnt).is_some();
         let guest = shared.then(|| self.hold(proxy, &home, "own")).transpose()?;
-        let alone = multi && !whole && self.place.is_some();
+        // Others may share its directories: those of its threads that stay, or a process (CLONE_FS).
+        let alone = (!whole || !multi) && (self.place.is_some() || self.differ(Namespace::User));
         let plan = self.there(steps.clone(), (&home, guest.as_ref()), took, alone);
         let target = if whole { Target::Process(tgid) } else { Target::Thread(self.first) };
         let back = Back { target, plan: self.back(steps, took), _keeper: keeper };
@@ -318,7 +319,8 @@ impl<'a> Way<'a> {
                 if error == (InjectError::Died { modified: true }) {
                     back.take(proxy);
                 }
-                Err(Failure::new(error.errno(), error.to_string()))
+                let whose = if matches!(error, InjectError::Died { .. }) { format!("{tgid}: ") } else { String::new() };
+                Err(Failure::new(error.errno(), format!("{whose}{error}")))
             }
         }
     }
@@ -328,7 +330,7 @@ impl<'a> Way<'a> {
         held.map_err(|error| Failure::new(error.errno, format!("{}: cannot hold its {whose} namespaces: {error}", self.tgid)))
     }
 
-    /// The plan for going there, and home where that does not say anything, perhaps with somebody who is there. `alone`, the others that share its
+    /// The plan for going there, and home where that does not say anything, perhaps with somebody who is there. `alone`, others that share its
     /// directories stay behind.
     fn there(&self, mut steps: Steps, (home, guest): (&[Ns], Option<&Holder>), took: Took<'_>, alone: bool) -> Plan {
         if alone {
