@@ -250,12 +250,18 @@ fn an_error_is_told_once() {
     good(&web, set(&web, "net", "new"));
     assert_eq!(value(&web, "ns.last_error"), "");
     assert_eq!(set(&web, "net", "nonsense"), Err(EINVAL));
+    good(&web, set(&web, "uts", "inherit"));
+    assert_eq!(value(&web, "ns.last_error"), "", "nothing to do");
+    assert_eq!(set(&web, "net", "nonsense"), Err(EINVAL));
+    assert_eq!(enter(&web, "cgroup.procs", 4_194_000), Err(ESRCH));
+    assert_eq!(value(&web, "ns.last_error"), "", "no move");
+    assert_eq!(set(&web, "net", "nonsense"), Err(EINVAL));
     // Without CPUs.
     assert_eq!(enter(&web, "cgroup.procs", Target::new().pid()), Err(libc::ENOSPC));
     assert_eq!(value(&web, "ns.last_error"), "");
 }
 
-/// The path of a namespace on a file system that does not answer: the writer gets an error, and others do not wait for long.
+/// The path of a namespace on a file system that does not answer: the writer gets an error, and others go on.
 #[test]
 fn a_path_that_nobody_answers() {
     let Some(mount) = mount() else { return };

@@ -316,6 +316,7 @@ impl Locked<'_> {
     /// too many different sets of tasks; else what setting the tasks' state says. Nothing is changed then.
     pub fn attach(&mut self, writer: &Writer<'_>, to: CgroupId, text: &[u8], ids: Ids) -> Result<()> {
         self.tree().get(to)?;
+        self.hierarchy.subsys.iter().for_each(|ss| (ss.begin_attach)(self, to));
         let tid = self.target(writer, parse::pid(text)?)?;
         self.hierarchy.activate(true)?;
         let mut moved = false;
@@ -449,8 +450,7 @@ impl Locked<'_> {
     /// Whether none of them was gone.
     fn migrate(&self, writer: Option<&Writer<'_>>, to: CgroupId, changes: &[Change], ids: Ids) -> Result<bool> {
         let Some(first) = changes.first() else { return Ok(true) };
-        // The last one first: it forgets why another move has failed.
-        self.hierarchy.subsys.iter().rev().try_for_each(|ss| (ss.can_attach)(self, writer, to, changes))?;
+        self.hierarchy.subsys.iter().try_for_each(|ss| (ss.can_attach)(self, writer, to, changes))?;
         let mut migration = Migration::start(self, to, (first.tid, first.tgid), ids)?;
         migration.prepare(writer)?;
         migration.commit()

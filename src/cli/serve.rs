@@ -52,7 +52,13 @@ pub fn in_background(dir: &Path, options: &MountOptions, reporter: Reporter) -> 
             return failure.exit;
         }
     };
-    let outcome = reporter.ready().and_then(|()| finish(server, mount, dir));
+    let outcome = match reporter.ready() {
+        Ok(()) => finish(server, mount, dir),
+        Err(failure) => {
+            server.give_up();
+            Err(failure)
+        }
+    };
     if let Err(failure) = outcome {
         error!("{failure}");
         return failure.exit;
@@ -115,7 +121,7 @@ fn start(dir: &Path, options: &MountOptions, hangup: Hangup) -> Result<(Server, 
 fn advice(error: &str) -> &'static str {
     let known = [
         ("could not determine username", "; fusermount3 wants an entry in /etc/passwd for this user id"),
-        ("ermission denied", "; is the directory the user's own?"),
+        ("ermission denied", "; is the directory the user's own, and nothing mounted on it?"),
         ("not permitted", "; it takes CAP_SYS_ADMIN, and in a user namespace a mount namespace of its own: unshare -Urm"),
     ];
     known.into_iter().find(|(text, _)| error.contains(text)).map_or("", |(_, advice)| advice)
@@ -130,7 +136,10 @@ fn finish(server: Server, mount: Mount, dir: &Path) -> Result<(), Failure> {
             unpin();
         }
     };
-    thread::Builder::new().name("mounts".to_owned()).spawn(watch).map_err(|error| Failure::system("starting a thread", error))?;
+    thread::Builder::new().name("mounts".to_owned()).spawn(watch).map_err(|error| {
+        server.give_up();
+        Failure::system("starting a thread", error)
+    })?;
     server.join().map_err(|error| Failure::system(&format!("{shown}: serving ended"), error))?;
     info!("unmounted from {shown}");
     Ok(())

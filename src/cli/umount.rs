@@ -95,15 +95,16 @@ pub fn run(dir: &Path, urgency: Urgency) -> Result<(), Failure> {
     let shown = dir.display();
     let failure = |message: String| Failure::new(Exit::Failure, message);
     // The working directory may be below the mount.
-    let place = std::path::absolute(dir).and_then(|dir| mountinfo::locate(&dir));
+    let place = mountinfo::locate(&std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()));
     let place = place.map_err(|error| failure(format!("{shown}: {}", reason(&error))))?;
     let mount = place.mount.ok_or_else(|| failure(format!("{shown}: not mounted")))?;
     if !mount.is_cgfuse() {
         return Err(failure(format!("{shown}: not a cgfuse mount but one of type {}; use umount(8)", mount.fstype)));
     }
     unmount(&place.path, urgency).map_err(|error| {
-        let advice = match error {
+        let advice = match &error {
             UnmountError::Busy => " ('fuser -vm DIR' shows by whom; --lazy detaches it)",
+            UnmountError::Fusermount(said) if said.contains("mtab") => "; was it mounted by another user?",
             _ => "",
         };
         failure(format!("{shown}: {error}{advice}"))

@@ -174,6 +174,7 @@ pub static SUBSYS: Subsys = Subsys {
     css_online,
     css_offline,
     is_slow,
+    begin_attach: |_, _| (),
     can_attach,
     prepare_attach,
     cancel_attach,

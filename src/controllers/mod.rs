@@ -78,6 +78,8 @@ pub struct Subsys {
     pub css_offline: fn(&mut Tree, CgroupId),
     /// Whether moving a task into the group, or changing it there, takes long even for one task.
     pub is_slow: fn(&Tree, CgroupId) -> bool,
+    /// A move to the group is asked for.
+    pub begin_attach: fn(&Locked<'_>, CgroupId),
     /// May these tasks move to that group? Changes nothing. Without a writer it is not a client who wants it.
     pub can_attach: fn(&Locked<'_>, Option<&Writer<'_>>, CgroupId, &[Change]) -> Result<()>,
     /// Makes the move take effect. If it fails, what it did is undone by `cancel_attach`.

@@ -66,6 +66,12 @@ pub enum InjectError {
         /// The process.
         tid: Tid,
     },
+    /// A plan is for one thread, and the process has several.
+    #[error("{tid}: has several threads by now; try again")]
+    Several {
+        /// The process.
+        tid: Tid,
+    },
     /// Code that is not known here: x32, 32-bit code in a 64-bit process, no vDSO.
     #[error("{tid}: cannot inject: {what}")]
     Foreign {
@@ -201,9 +207,12 @@ impl InjectError {
             Self::Gone { .. } => Errno::ESRCH,
             Self::Itself { .. } => Errno::EDEADLK,
             Self::NotPermitted { .. } | Self::KernelThread { .. } | Self::Seccomp { .. } => Errno::EPERM,
-            Self::Traced { .. } | Self::IoWorker { .. } | Self::NotStopping { .. } | Self::Unsettled { .. } | Self::NoRoom { .. } => {
-                Errno::EBUSY
-            }
+            Self::Traced { .. }
+            | Self::IoWorker { .. }
+            | Self::NotStopping { .. }
+            | Self::Unsettled { .. }
+            | Self::Several { .. }
+            | Self::NoRoom { .. } => Errno::EBUSY,
             Self::Foreign { .. } => Errno::EOPNOTSUPP,
             // It is not the target that is gone.
             Self::Descriptor { errno: Errno::ESRCH, .. } | Self::Call { errno: Errno::ESRCH, .. } | Self::System(Errno::ESRCH) => {

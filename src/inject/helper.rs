@@ -102,6 +102,7 @@ impl Helper {
             Ok(tracees) => tracees,
             Err(error) => return (Err(error), true),
         };
+        tracees.beat();
         let plan = &request.plan;
         let tell = |reply| {
             if plan.writer.is_some() || reply != Reply::Interrupted {

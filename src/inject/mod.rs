@@ -50,6 +50,8 @@ const PHASE_KILLED: u64 = 3;
 /// How long an injection may do nothing once it has begun to modify. Only a target that others freeze in the middle, or that looks up a path in a
 /// file system which does not answer, takes as long.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// All of it may take so many times as long.
+const ALL: u32 = 8;
 
 /// The words of memory that the two processes share: one of the above, and a number that grows while the injector gets on.
 const PHASE: usize = 0;
@@ -218,20 +220,24 @@ impl Process {
 
     /// Waits for a message, or the other end's being closed, as long as the injector process gets on.
     fn wait(&self, request: &Request) -> Result<(), InjectError> {
-        let (mut patience, mut modifies) = (request.deadline + helper::GRACE, false);
+        let (mut patience, mut end) = (request.deadline + helper::GRACE, None);
         loop {
             let beats = self.words[BEATS].load(Ordering::SeqCst);
             if self.readable(Instant::now() + patience) {
                 return Ok(());
             }
-            if self.words[BEATS].load(Ordering::SeqCst) != beats {
-                continue;
-            }
-            match self.words[PHASE].compare_exchange(PHASE_ATTACH, PHASE_KILLED, Ordering::SeqCst, Ordering::SeqCst) {
+            let stuck = self.words[BEATS].load(Ordering::SeqCst) == beats;
+            let kill = || self.words[PHASE].compare_exchange(PHASE_ATTACH, PHASE_KILLED, Ordering::SeqCst, Ordering::SeqCst);
+            if stuck && kill().is_ok() {
                 // It waits for an execve(2), or is stopped itself.
-                Ok(_) => return Err(InjectError::Unsettled { tid: request.target.tid() }),
-                Err(_) if modifies => return Err(InjectError::Died { modified: true }),
-                Err(_) => (patience, modifies) = (PATIENCE, true),
+                return Err(InjectError::Unsettled { tid: request.target.tid() });
+            }
+            if self.words[PHASE].load(Ordering::SeqCst) == PHASE_MODIFIED {
+                match end {
+                    Some(end) if stuck || Instant::now() >= end => return Err(InjectError::Died { modified: true }),
+                    Some(_) => {}
+                    None => (patience, end) = (PATIENCE, Some(Instant::now() + ALL * PATIENCE)),
+                }
             }
         }
     }

@@ -225,6 +225,8 @@ pub struct Plan {
     pub data: Vec<Vec<u8>>,
     /// Namespaces, by inode number, that every thread must be in afterwards; else everything is taken back.
     pub expect: Vec<(Namespace, u64)>,
+    /// For a single thread: refused if the process has got more.
+    pub single: bool,
     /// Leave the kernel's workers of the process (io_uring) behind instead of refusing.
     pub skip_io_workers: bool,
     /// A thread of the target that sleeps in a write(2) which only the caller's answer ends. See [`Injector::inject_writer`](super::Injector::inject_writer).

@@ -98,6 +98,9 @@ impl<'a> Run<'a> {
     /// Looks at all threads. Nothing is modified.
     pub(super) fn prepare(tracees: &'a mut Tracees, plan: &'a Plan) -> Result<Self, InjectError> {
         let mut stopped: Vec<usize> = tracees.stopped().collect();
+        if plan.single && stopped.len() > 1 {
+            return Err(InjectError::Several { tid: tracees.tgid });
+        }
         // The leader last: while it is where it was, the others can be brought back to it.
         stopped.sort_by_key(|i| tracees.tids[*i] == tracees.tgid);
         let mut found = FxHashMap::default();

@@ -90,7 +90,7 @@ impl Tracees {
     }
 
     /// Lets the parent know that something happens.
-    fn beat(&self) {
+    pub(super) fn beat(&self) {
         self.words[BEATS].fetch_add(1, Ordering::SeqCst);
     }
 
@@ -109,6 +109,9 @@ impl Tracees {
             let mut new = 0;
             let known = self.tids.len();
             for tid in listed {
+                if Instant::now() >= self.end {
+                    return Err(InjectError::Unsettled { tid: self.tgid });
+                }
                 // A number that is gone may be used again: by a new thread, or by one that has executed a program.
                 let known = self.index.get(&tid).is_some_and(|i| self.states[*i] != State::Gone);
                 if !known && self.seize(tid, skip_io_workers)? {

@@ -95,7 +95,7 @@ impl Request {
             Target::Thread(tid) => (0, tid),
         };
         out.word(process).tid(tid).word(self.deadline.as_nanos() as u64);
-        out.word(plan.skip_io_workers.into()).tid(plan.writer.unwrap_or(0));
+        out.word(plan.single.into()).word(plan.skip_io_workers.into()).tid(plan.writer.unwrap_or(0));
         out.len(plan.steps.len());
         for step in &plan.steps {
             put_call(&mut out, &step.call);
@@ -132,6 +132,7 @@ impl Request {
         let tid = message.tid()?;
         let target = if process { Target::Process(tid) } else { Target::Thread(tid) };
         let deadline = Duration::from_nanos(message.word()?);
+        let single = message.word()? == 1;
         let skip_io_workers = message.word()? == 1;
         let writer = message.tid().map(|tid| (tid != 0).then_some(tid))?;
         let steps = message.list(|message| Some(Step { call: get_call(message)?, undo: message.list(get_call)? }))?;
@@ -142,7 +143,7 @@ impl Request {
             0 => Some(Descriptor::File(Arc::new(fds.next()?))),
             pid => Some(Descriptor::Pidfd(pid)),
         })?;
-        let plan = Plan { steps, fds, data, expect, skip_io_workers, writer };
+        let plan = Plan { steps, fds, data, expect, single, skip_io_workers, writer };
         (plan.fds.len() <= MAX_FDS).then_some(Self { target, plan, deadline })
     }
 }
@@ -245,6 +246,7 @@ fn put_error(out: &mut Out, error: &InjectError) {
         InjectError::Died { modified } => out.word(16).word((*modified).into()),
         InjectError::Invalid(flaw) => out.word(17).word(*flaw as u64),
         InjectError::System(errno) => out.word(18).errno(*errno),
+        InjectError::Several { tid } => out.word(19).tid(*tid),
     };
 }
 
@@ -277,6 +279,7 @@ fn get_error(message: &mut In<'_>) -> Option<InjectError> {
         16 => InjectError::Died { modified: message.word()? == 1 },
         17 => InjectError::Invalid(*[Flaw::Dangling, Flaw::TooLarge].get(message.len()?)?),
         18 => InjectError::System(message.errno()?),
+        19 => InjectError::Several { tid: message.tid()? },
         _ => return None,
     })
 }
@@ -303,6 +306,7 @@ mod tests {
             InjectError::Foreign { tid, what: Unknown::Dispatch },
             InjectError::Foreign { tid, what: Unknown::Dispatched },
             InjectError::NoRoom { tid },
+            InjectError::Several { tid },
             InjectError::Descriptor { tid, index: 3, errno },
             InjectError::Memory { tid, errno },
             InjectError::Call { tid, step: 2, call: Syscall::Recvmsg, errno },
@@ -326,7 +330,8 @@ mod tests {
 
     #[test]
     fn requests_arrive() {
-        let mut plan = Plan { skip_io_workers: true, writer: Some(5), expect: vec![(Namespace::User, 77)], ..Plan::default() };
+        let mut plan =
+            Plan { single: true, skip_io_workers: true, writer: Some(5), expect: vec![(Namespace::User, 77)], ..Plan::default() };
         let (fd, data) = (plan.fd(Descriptor::Pidfd(8)), plan.data(*b"path"));
         plan.step(Invocation::new(Syscall::Setns, [fd, 1.into()]), vec![Invocation::new(Syscall::Chroot, [data])]);
         for target in [Target::Process(1), Target::Thread(2)] {

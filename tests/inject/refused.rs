@@ -225,3 +225,25 @@ fn the_call_itself() {
     target.alive();
     target.untouched();
 }
+
+/// A plan for a single thread is none for several, and changes nothing.
+#[test]
+fn several() {
+    if !is_root() {
+        return skipped("several", "not root");
+    }
+    let home = holder(UTS);
+    let mut injector = injector();
+    let mut plan = setns(home.pid(), home.pid(), UTS);
+    plan.single = true;
+    let mut target = Target::new(&["busy", "2"]);
+    let before = target.namespaces(Namespace::Uts);
+    let error = injector.inject(Whom::Process(target.pid()), &plan, DEADLINE).expect_err("it has two");
+    assert_eq!(error, InjectError::Several { tid: target.pid() });
+    assert_eq!(target.namespaces(Namespace::Uts), before);
+    target.alive();
+    target.untouched();
+    let target = Target::new(&["idle", "1"]);
+    injector.inject(Whom::Process(target.pid()), &plan, DEADLINE).expect("it has one");
+    assert_eq!(target.namespace(Namespace::Uts), home.namespace(Namespace::Uts));
+}

@@ -438,28 +438,33 @@ fn who_comes_behind_keeps_what_he_has() {
 fn who_shares_directories_moves_alone() {
     let Some(mount) = mount() else { return };
     let dir = TempDir::new();
-    for kinds in [&["root"][..], &["mnt"], &["net", "mnt"], &["mnt", "root"]] {
-        let target = Target::new(&["fs-child"]);
-        let pid = target.pid();
-        let child: i32 = text(format!("/proc/{pid}/task/{pid}/children")).trim().parse().expect("a child");
+    let place =
+        |pid: i32| ["root", "ns/mnt", "ns/net", "ns/user"].map(|link| std::fs::read_link(format!("/proc/{pid}/{link}")).expect(link));
+    // Others mount and unmount meanwhile; who has lost his root directory sees nothing at all.
+    let sees = |pid: i32| {
+        let sees_mounts = !text(format!("/proc/{pid}/mountinfo")).is_empty();
+        (std::fs::read_link(format!("/proc/{pid}/cwd")).expect("cwd"), sees_mounts)
+    };
+    for kinds in [&["root"][..], &["mnt"], &["net", "mnt"], &["mnt", "root"], &["user"]] {
         let web = group(&mount, &kinds.concat());
         for kind in kinds {
             good(&web, set(&web, kind, if *kind == "root" { dir.path().to_str().expect("text") } else { "new" }));
         }
-        let place = |pid: i32| ["root", "ns/mnt", "ns/net"].map(|link| std::fs::read_link(format!("/proc/{pid}/{link}")).expect(link));
-        // Others mount and unmount meanwhile; who has lost his root directory sees nothing at all.
-        let sees = |pid: i32| {
-            let sees_mounts = !text(format!("/proc/{pid}/mountinfo")).is_empty();
-            (std::fs::read_link(format!("/proc/{pid}/cwd")).expect("cwd"), sees_mounts)
-        };
-        let (before, seen) = (place(child), sees(child));
-        good(&web, enter(&web, "cgroup.procs", pid));
-        assert_ne!(place(pid), before, "{kinds:?}");
-        assert_eq!((place(child), sees(child)), (before.clone(), seen), "{kinds:?}: no member");
-        good(mount.dir(), enter(mount.dir(), "cgroup.procs", pid));
-        assert_eq!(place(pid), before, "{kinds:?}");
-        good(&web, enter(&web, "cgroup.procs", child));
-        good(mount.dir(), enter(mount.dir(), "cgroup.procs", child));
-        assert_eq!(place(child), before, "{kinds:?}");
+        for parent_moves in [true, false] {
+            let mut target = Target::new(&["fs-child"]);
+            let pid = target.pid();
+            let child: i32 = text(format!("/proc/{pid}/task/{pid}/children")).trim().parse().expect("a child");
+            let (who, other) = if parent_moves { (pid, child) } else { (child, pid) };
+            let (before, seen) = (place(other), sees(other));
+            good(&web, enter(&web, "cgroup.procs", who));
+            assert_ne!(place(who), before, "{kinds:?}");
+            assert_eq!((place(other), sees(other)), (before.clone(), seen), "{kinds:?}: no member");
+            // A user namespace is one way.
+            if kinds != ["user"] {
+                good(mount.dir(), enter(mount.dir(), "cgroup.procs", who));
+                assert_eq!(place(who), before, "{kinds:?}");
+            }
+            target.alive();
+        }
     }
 }

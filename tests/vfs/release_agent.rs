@@ -303,18 +303,22 @@ fn what_counts_is_the_moment(root: &Path, notes: &Notes) {
         a.put(&agent, nothing).expect("release_agent");
         in_and_out();
     }
-    // An agent is called some time later. Once this one has run, those above have been tried.
-    let marker = notes.temp.path().join("marker");
-    let last = notes.agent("last", &format!("#!/bin/sh\n: > {}\n", marker.display()));
-    a.put(&agent, last.to_str().expect("a plain path")).expect("release_agent");
-    in_and_out();
-    wait_until("the last agent has run", || marker.exists());
+    until_tried(&a, root, notes, &in_and_out);
     a.put(&agent, path).expect("release_agent");
     // Nothing of it is made up for.
     only(root, notes, &[]);
     in_and_out();
     notes.wait_for("/g");
     a.rmdir(&g).expect("rmdir");
+}
+
+/// An agent is called some time later, the one that there is by then. Once this one has run, those before have been tried.
+fn until_tried(a: &Actor, root: &Path, notes: &Notes, in_and_out: &dyn Fn()) {
+    let marker = notes.temp.path().join("marker");
+    let last = notes.agent("last", &format!("#!/bin/sh\n: > {}\n", marker.display()));
+    a.put(&root.join("release_agent"), last.to_str().expect("a plain path")).expect("release_agent");
+    in_and_out();
+    wait_until("the last agent has run", || marker.exists());
 }
 
 /// A directory entry of `/`.
@@ -343,6 +347,7 @@ fn how_it_is_found(root: &Path, notes: &Notes) {
         a.put(&agent, nothing).expect("release_agent");
         in_and_out();
     }
+    until_tried(&a, root, notes, &in_and_out);
     a.put(&agent, notes.path().to_str().expect("a plain path")).expect("release_agent");
     only(root, notes, &[]);
     assert!(!made.0.exists() && !notes.temp.path().join("script.ran").exists());

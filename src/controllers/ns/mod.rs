@@ -20,7 +20,7 @@ use crate::nsproxy::{Holder, Ns, Wanted, identity};
 use crate::sys::{Errno, Machine, Tid};
 use moves::{Back, By, Party, all_threads, enter, parties, proxy, take_back};
 use parking_lot::Mutex;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -145,8 +145,9 @@ fn tell(locked: &Locked<'_>, id: CgroupId, failure: &Failure) {
 fn refuse(locked: &Locked<'_>, id: CgroupId, text: &[u8], error: &Error) {
     let advice = match error.errno() {
         Errno::EIO => "; the file system that it is on does not answer",
-        Errno::ESRCH => "",
-        _ => "; 'new', 'inherit', the id of a process or the absolute path of a namespace of this kind",
+        Errno::EAGAIN => "; paths that were written before have not been found yet, on file systems that do not answer",
+        Errno::EINVAL => "; it must be 'new', 'inherit', the id of a process or the absolute path of a namespace of this kind",
+        _ => "",
     };
     tell(locked, id, &Failure::new(error.errno(), format!("{}: {error}{advice}", text.escape_ascii())));
 }
@@ -164,10 +165,8 @@ pub static SUBSYS: Subsys = Subsys {
     css_online: |_, _| (),
     css_offline,
     is_slow: |tree, _| !manages_none(tree),
-    can_attach: |locked, _, to, _| {
-        forget_error(locked, to);
-        Ok(())
-    },
+    begin_attach: forget_error,
+    can_attach: |_, _, _, _| Ok(()),
     prepare_attach,
     // The last controller: what it has done is done, and it takes back itself what fails in the middle.
     cancel_attach: |_, _| (),
@@ -287,11 +286,11 @@ fn request(locked: &Locked<'_>, writer: &Writer<'_>, kind: Namespace, text: &[u8
         b"inherit" => Ok(Request::Inherit),
         b"new" => Ok(Request::New),
         [b'/', ..] => {
-            let path = std::str::from_utf8(text).map_err(|_| Error::Invalid)?;
+            let path = Path::new(std::str::from_utf8(text).map_err(|_| Error::Invalid)?);
             // We look it up, and "self" is not us.
-            let of_self = ["/proc/self/", "/proc/thread-self/"].iter().find_map(|own| path.strip_prefix(own));
-            let path = of_self.map_or_else(|| path.into(), |rest| format!("/proc/{}/{rest}", writer.tid).into());
-            Ok(Request::Adopt(look_up(path, kind)?))
+            let of_self = ["/proc/self", "/proc/thread-self"].iter().find_map(|own| path.strip_prefix(own).ok());
+            let path = of_self.map_or_else(|| path.into(), |rest| Path::new("/proc").join(writer.tid.to_string()).join(rest));
+            Ok(Request::Adopt(if path.starts_with("/proc") { Ns::open(&path, kind)? } else { look_up(path, kind)? }))
         }
         _ => match Ns::active(locked.target(writer, parse::pid(text)?)?, kind) {
             Ok(ns) => Ok(Request::Adopt(ns)),
@@ -301,12 +300,13 @@ fn request(locked: &Locked<'_>, writer: &Writer<'_>, kind: Namespace, text: &[u8
     }
 }
 
-/// Opens a path that may lead to a file system which does not answer: EIO then. Others wait for us.
+/// Opens a path that may lead to a file system which does not answer: EIO then, as others wait for us; and EAGAIN when too many of those are still
+/// waited for.
 fn look_up(path: PathBuf, kind: Namespace) -> std::result::Result<Ns, Errno> {
     static STUCK: AtomicUsize = AtomicUsize::new(0);
     if STUCK.fetch_add(1, Ordering::SeqCst) >= MAX_STUCK {
         STUCK.fetch_sub(1, Ordering::SeqCst);
-        return Err(Errno::EIO);
+        return Err(Errno::EAGAIN);
     }
     let (sender, receiver) = mpsc::channel();
     let look = move || {
@@ -325,6 +325,7 @@ fn store(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, kind: Namespace
     if !locked.is_trusted(writer) {
         return Err(Error::Perm);
     }
+    forget_error(locked, id);
     let request = request(locked, writer, kind, text).inspect_err(|error| refuse(locked, id, text, error))?;
     let mut css = locked.tree().get(id)?.css.ns.clone();
     match (&request, css.get(kind)) {
@@ -496,6 +497,7 @@ fn store_root(locked: &Locked<'_>, writer: &Writer<'_>, id: CgroupId, text: &[u8
     if !locked.is_trusted(writer) {
         return Err(Error::Perm);
     }
+    forget_error(locked, id);
     let mut css = locked.tree().get(id)?.css.ns.clone();
     css.root = match text {
         b"inherit" => None,

@@ -151,9 +151,16 @@ pub(super) fn enter(
         let why = "would have to be in other namespaces, which is for whoever may do all that this server may; mount one of your own";
         return Err(Failure::new(Errno::EPERM, format!("{}: {why}", way.tgid)));
     }
-    let multi = machine.thread_count(way.tgid).map_err(at(way.tgid, "counting its threads"))? > 1;
-    way.permit(machine, multi)?;
-    way.go(machine, party, by.writer, multi).map(Some)
+    let count = || machine.thread_count(way.tgid).map_err(at(way.tgid, "counting its threads"));
+    let mut multi = count()? > 1;
+    loop {
+        way.permit(machine, multi)?;
+        match way.go(machine, party, by.writer, multi) {
+            // It has got another one meanwhile.
+            Err(_) if !multi && count()? > 1 => multi = true,
+            outcome => return outcome.map(Some),
+        }
+    }
 }
 
 /// The way of a party.
@@ -303,9 +310,11 @@ impl<'a> Way<'a> {
         let guest = shared.then(|| self.hold(proxy, &home, "own")).transpose()?;
         // Others may share its directories: those of its threads that stay, or a process (CLONE_FS).
         let alone = (!whole || !multi) && (self.place.is_some() || self.differ(Namespace::User));
-        let plan = self.there(steps.clone(), (&home, guest.as_ref()), took, alone);
+        let mut plan = self.there(steps.clone(), (&home, guest.as_ref()), took, alone);
+        // Several threads would be separated from each other.
+        plan.single = alone && whole;
         let target = if whole { Target::Process(tgid) } else { Target::Thread(self.first) };
-        let back = Back { target, plan: self.back(steps, took), _keeper: keeper };
+        let back = Back { target, plan: self.back(steps, took, alone), _keeper: keeper };
 
         let is_ours = |writer: &Writer<'_>| machine.is_thread_of(tgid, writer.tid) && (whole || writer.tid == self.first);
         // Once he is answered, his thread does other things.
@@ -349,7 +358,10 @@ impl<'a> Way<'a> {
     }
 
     /// The plan for coming back.
-    fn back(&self, mut steps: Steps, took: Took<'_>) -> Plan {
+    fn back(&self, mut steps: Steps, took: Took<'_>, alone: bool) -> Plan {
+        if alone {
+            steps.unshare_fs();
+        }
         steps.enter(took.old, took.keeper, Took { old: &[], keeper: None, place: took.place });
         if let Some(place) = &self.place {
             steps.go_back(place);
