@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 /// How often a wait that lasts is interrupted to look at the deadline and at threads that went without a word.
 const TICK: Duration = Duration::from_millis(20);
 
-/// How often it is looked whether the main thread has taken its signals, and how long at the most.
+/// How long others get the CPU when nothing has happened: threads that are about to end, a main thread that is to take its signals. That, for so
+/// long at the most.
 const TAKE: Duration = Duration::from_micros(20);
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -125,6 +126,10 @@ impl Tracees {
             }
             if new == 0 && self.all_hold() && self.is_complete(target) {
                 break;
+            }
+            if new == 0 {
+                // Whoever is about to end, or to be listed, may need this CPU for it.
+                thread::sleep(TAKE);
             }
             self.wait_stopped(&tell)?;
             if Instant::now() >= self.deadline() {
