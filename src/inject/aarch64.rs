@@ -23,6 +23,11 @@ const RESTART_SYSCALL: u64 = 128;
 const CODE_AT: u64 = 16;
 
 impl Abi {
+    /// Where in a slot the call is.
+    pub(super) fn code_at(self) -> usize {
+        CODE_AT as usize
+    }
+
     /// By the class in an ELF header.
     pub(super) fn of_elf(class: u8) -> Option<Self> {
         (class == 2).then_some(Self::Long)
@@ -92,6 +97,9 @@ pub(super) fn resumed(regs: &Regs, _: Abi, at_svc: bool) -> Regs {
     regs
 }
 
+/// The length of an instruction that makes a system call: `svc`.
+pub(super) const CALL_LEN: u64 = 4;
+
 /// See [`mended`].
 pub(super) const TURNS_AWAY: bool = false;
 
@@ -112,7 +120,7 @@ pub(super) fn for_call(regs: &Regs, abi: Abi, slot: u64, call: Syscall, args: [u
 /// The registers for doing nothing.
 pub(super) fn parked(regs: &Regs, _: Abi, slot: u64) -> Regs {
     let mut regs = *regs;
-    regs.pc = slot + CODE_AT + 4;
+    regs.pc = slot + CODE_AT + CALL_LEN;
     // BTYPE: a jump by ptrace is no indirect branch.
     regs.pstate &= !0xc00;
     regs

@@ -93,6 +93,11 @@ impl Area {
         Ok(Some(UserDispatch { offset: low, len: high - low, ..*dispatch }))
     }
 
+    /// Whether who is there has not made the call yet that a killed injector wanted of him.
+    pub(super) fn is_before_call(&self, pc: u64) -> bool {
+        self.range.contains(&pc) && (pc - self.range.start) as usize % self.abi.slot_len() == self.abi.code_at()
+    }
+
     /// How many threads can make calls at the same time.
     pub(super) fn free(&self) -> usize {
         self.free.len()

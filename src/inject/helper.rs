@@ -17,7 +17,7 @@ use crate::sys::{Errno, Tid};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{MsgFlags, send};
-use nix::unistd::{Pid, dup2_stdin, dup2_stdout, getpid, getppid, setsid};
+use nix::unistd::{Pid, dup2_stdin, dup2_stdout, getpid, getppid, setpgid};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -60,12 +60,11 @@ impl Helper {
         let mut signals = SigSet::all();
         signals.remove(Signal::SIGALRM);
         signals.thread_set_mask()?;
-        // It may be a group leader only if it was made one.
-        let _ = setsid();
+        // Not a session of its own: that would be scheduled as a group, and one that has slept, or has moved to another CPU, may wait for seconds
+        // on a loaded machine (autogroup, Linux 6.18).
+        let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
         // Allowed to root only; without, it is a process like others.
         let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
-        // Its session is scheduled as a group: one that has slept, and has moved to another CPU, may else wait for seconds there.
-        let _ = std::fs::write("/proc/self/autogroup", "-20");
         Ok(Self { socket, words, cpus: sched_getaffinity(Pid::from_raw(0)).ok() })
     }
 

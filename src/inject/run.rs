@@ -553,6 +553,11 @@ fn look(i: usize, tid: Tid, regs: &Regs, area: &Area) -> Result<Option<Thread>, 
     {
         arch::set_pc(&mut regs, abort);
     }
+    let pc = arch::pc(&regs);
+    if area.is_before_call(pc) {
+        // Nobody wants it any more; made later it would undo what is done now.
+        arch::set_pc(&mut regs, pc + arch::CALL_LEN);
+    }
     let told = ptrace::user_dispatch(tid);
     let own = told.unwrap_or_default();
     let dispatch = area.exempt(&own).map_err(|what| InjectError::Foreign { tid, what })?.map(|exempt| (own, exempt));

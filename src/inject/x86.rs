@@ -13,6 +13,9 @@ const EINTR: i64 = -4;
 /// -ERESTART, which no call returns to a program.
 const TURNED_AWAY: i64 = -85;
 
+/// The length of an instruction that makes a system call: `syscall`, `int $0x80`.
+pub(super) const CALL_LEN: u64 = 2;
+
 /// Whether [`mended`] can have a call made again that its server has turned away.
 pub(super) const TURNS_AWAY: bool = true;
 
@@ -76,7 +79,8 @@ impl Abi {
         }
     }
 
-    fn code_at(self) -> usize {
+    /// Where in a slot the call is.
+    pub(super) fn code_at(self) -> usize {
         match self {
             Self::Long => 24,
             Self::Compat => 16,
@@ -181,7 +185,7 @@ pub(super) fn for_call(regs: &Regs, abi: Abi, slot: u64, call: Syscall, args: [u
 /// The registers for doing nothing but what a slot does by itself.
 pub(super) fn parked(regs: &Regs, abi: Abi, slot: u64) -> Regs {
     let mut regs = *regs;
-    regs.rip = slot + abi.code_at() as u64 + 2;
+    regs.rip = slot + abi.code_at() as u64 + CALL_LEN;
     regs.orig_rax = u64::MAX;
     regs.eflags &= !TRAP;
     regs
