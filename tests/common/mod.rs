@@ -163,8 +163,8 @@ impl Stopped {
     pub fn new(pid: i32) -> Stopped {
         let stopped = Stopped(Pid::from_raw(pid));
         kill(stopped.0, Signal::SIGSTOP).expect("kill");
-        // Those of its threads that are running just then may still do something.
-        let stands = |tid: &i32| state(pid, *tid) == Some('T');
+        // Those of its threads that are running just then may still do something. A server's first reading of its own mount waits for the others.
+        let stands = |tid: &i32| matches!(state(pid, *tid), Some('T' | 'D'));
         wait_until("all its threads have stopped", || threads(pid).iter().all(stands));
         stopped
     }
