@@ -40,7 +40,8 @@ const CPUS_LOCK: &str = "/tmp/cgfuse-tests-cpus.lock";
 const KERNEL_LOCK: &str = "/tmp/cgfuse-tests-kernel-cpuset.lock";
 const PREFIX: &str = "cgfuse-test";
 const BENCH_PREFIX: &str = "cgfuse-bench";
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long what must happen may take.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 // ---------------------------------------------------------------------------------------
 // Waiting, identity, plain file access
@@ -51,7 +52,8 @@ pub fn wait_until(what: &str, f: impl FnMut() -> bool) {
     assert!(holds_within(PATIENCE, f), "waited in vain until {what}");
 }
 
-fn holds_within(patience: Duration, mut f: impl FnMut() -> bool) -> bool {
+/// Whether it becomes true in time.
+pub fn holds_within(patience: Duration, mut f: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + patience;
     while !f() {
         if Instant::now() >= end {

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::family::start;
 use super::side::{BPF, Config, NETLINK, PERF, SCAN, Side, test_name};
-use crate::common::{affinity, state, wait_until};
+use crate::common::{PATIENCE, affinity, holds_within, state, wait_until};
 use crate::storm::{report, rounds};
 
 /// So many processes the bomb may have.
@@ -70,11 +70,13 @@ fn bomb(config: Config, lenient: bool) {
         members.iter().for_each(|pid| _ = kill(Pid::from_raw(*pid), Signal::SIGKILL));
         members.is_empty()
     });
+    // Who exits is no member any more before he is dead.
+    let are_dead = lenient || holds_within(PATIENCE, || processes_of(uid).is_empty());
     let left = processes_of(uid);
     left.iter().for_each(|pid| _ = kill(Pid::from_raw(*pid), Signal::SIGKILL));
     drop(fuse);
     first.wait().expect("a child of ours");
-    assert!(left.is_empty() || lenient, "{left:?} are left");
+    assert!(are_dead, "{left:?} are left");
     wait_until("the group goes", || fs::remove_dir(side.dir().join("g")).is_ok());
 }
 
