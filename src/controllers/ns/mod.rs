@@ -20,6 +20,8 @@ use crate::nsproxy::{Holder, Ns, Wanted, identity};
 use crate::sys::{Errno, Machine, Tid};
 use moves::{Back, By, Party, all_threads, enter, parties, proxy, take_back};
 use parking_lot::Mutex;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -290,7 +292,7 @@ fn request(locked: &Locked<'_>, writer: &Writer<'_>, kind: Namespace, text: &[u8
             // We look it up, and "self" is not us.
             let of_self = ["/proc/self", "/proc/thread-self"].iter().find_map(|own| path.strip_prefix(own).ok());
             let path = of_self.map_or_else(|| path.into(), |rest| Path::new("/proc").join(writer.tid.to_string()).join(rest));
-            Ok(Request::Adopt(if path.starts_with("/proc") { Ns::open(&path, kind)? } else { look_up(path, kind)? }))
+            Ok(Request::Adopt(if is_of_a_process(&path) { Ns::open(&path, kind)? } else { look_up(path, kind)? }))
         }
         _ => match Ns::active(locked.target(writer, parse::pid(text)?)?, kind) {
             Ok(ns) => Ok(Request::Adopt(ns)),
@@ -298,6 +300,13 @@ fn request(locked: &Locked<'_>, writer: &Writer<'_>, kind: Namespace, text: &[u8
             Err(errno) => Err(errno.into()),
         },
     }
+}
+
+/// `/proc/PID/ns/NAME`, which leads nowhere else.
+fn is_of_a_process(path: &Path) -> bool {
+    let mut rest = path.strip_prefix("/proc").into_iter().flatten();
+    let is_number = |name: &OsStr| name.as_bytes().iter().all(u8::is_ascii_digit);
+    rest.next().is_some_and(is_number) && rest.next() == Some(OsStr::new("ns")) && rest.count() == 1
 }
 
 /// Opens a path that may lead to a file system which does not answer: EIO then, as others wait for us; and EAGAIN when too many of those are still
